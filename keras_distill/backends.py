@@ -1,0 +1,74 @@
+"""The few things that the backends do differently."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def no_gradient() -> contextlib.AbstractContextManager[Any]:
+    """Context in which PyTorch records nothing for a backward pass.
+
+    TensorFlow records only under a tape, JAX only what it is told to
+    differentiate.
+    """
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    context: contextlib.AbstractContextManager[Any] = torch.no_grad()
+    return context
+
+
+@contextlib.contextmanager
+def values_kept(
+    constant: Sequence[Any], trained: Callable[[], Sequence[Any]]
+) -> Iterator[None]:
+    """Bring variables back that a failed or interrupted loop has lost.
+
+    On JAX a training loop takes the values out of the variables and gives
+    their memory away; an exception at the wrong moment loses them for good.
+    So a copy is kept in host memory. Where it is needed, the constant variables
+    come back as they were; the trained ones all go back to their values from
+    before the loop, with a warning, since half of a step would be worse.
+
+    Args:
+        constant: Variables that the loop doesn't change.
+        trained: Gives the variables that it does change.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    kept = [(v, _copy(v)) for v in constant]
+    before = [(v, _copy(v)) for v in trained()]
+    try:
+        yield
+    except BaseException:
+        for variable, value in kept:
+            if _is_lost(variable):
+                variable.assign(value)
+        if any(_is_lost(v) for v in trained()):
+            for variable, value in before:
+                variable.assign(value)
+            warnings.warn(
+                "The training loop stopped inside a step, and JAX had given "
+                "the memory of the weights away. The student is as it was "
+                "before this call. To lose less next time, save checkpoints "
+                "(keras.callbacks.BackupAndRestore).",
+                stacklevel=4,
+            )
+        raise
+
+
+def _copy(variable: Any) -> np.ndarray[Any, Any]:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def _is_lost(variable: Any) -> bool:
+    value = variable.value
+    return value is None or value.is_deleted()

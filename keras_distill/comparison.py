@@ -1,0 +1,264 @@
+"""A loss tied to two models: which tensors it compares, through what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_distill.features import (
+    FeatureExtractor,
+    LayerName,
+    symbolic_output,
+)
+from keras_distill.heads import final_activation
+from keras_distill.losses.base import DistillationLoss, LogitLoss, to_logits
+
+
+@dataclass
+class Comparison:
+    """A loss, and how it finds its two sides.
+
+    Attributes:
+        name: The loss's name, made unique among its siblings.
+        loss: The loss itself, unchanged.
+        teacher_is_probability: The graph shows that the teacher's output is a
+            probability, and the loss wants logits.
+        student_is_probability: The same for the student.
+        projectors: A layer or `None` for each tensor of the student.
+    """
+
+    name: str
+    loss: DistillationLoss
+    teacher_is_probability: bool = False
+    student_is_probability: bool = False
+    projectors: list[keras.Layer | None] = field(default_factory=list)
+
+    def teacher_side(self, output: Any, features: dict[str, Any]) -> Any:
+        """What the loss sees of the teacher."""
+        names = self.loss.teacher_layer_name
+        tensors = [
+            pick("teacher", name, output, features) for name in as_list(names)
+        ]
+        return self._packed(tensors, names, self.teacher_is_probability)
+
+    def student_side(
+        self, output: Any, features: dict[str, Any], training: bool | None
+    ) -> Any:
+        """What the loss sees of the student, behind the projectors."""
+        names = self.loss.student_layer_name
+        tensors = [
+            pick("student", name, output, features) for name in as_list(names)
+        ]
+        projected = [
+            tensor if layer is None else layer(tensor, training=training)
+            for layer, tensor in zip(self.projectors, tensors, strict=True)
+        ]
+        return self._packed(projected, names, self.student_is_probability)
+
+    def _packed(self, tensors: list[Any], names: Any, convert: bool) -> Any:
+        if convert:
+            tensors = [self._logits(tensor) for tensor in tensors]
+        return tensors if isinstance(names, list) else tensors[0]
+
+    def _logits(self, tensor: Any) -> Any:
+        assert isinstance(self.loss, LogitLoss)
+        # In the loss's dtype: float16 has too few small numbers to take the
+        # logarithm of.
+        tensor = keras.ops.cast(tensor, self.loss.dtype)
+        return to_logits(tensor, self.loss.activation)
+
+
+def compare(
+    teacher: keras.Model | None,
+    student: keras.Model,
+    losses: list[DistillationLoss],
+) -> tuple[FeatureExtractor | None, FeatureExtractor, list[Comparison]]:
+    """Tie losses to a teacher and a student, and check that they fit.
+
+    Args:
+        teacher: A built model, or `None` where all its outputs were stored.
+        student: A built model.
+        losses: The losses.
+
+    Returns:
+        An extractor of the teacher, one of the student, and the comparisons,
+        whose projectors are built.
+
+    Raises:
+        ValueError: If a name isn't there, or shapes can't be compared.
+    """
+    seen_student = _extractor(
+        student, [n for x in losses for n in as_list(x.student_layer_name)]
+    )
+    seen_teacher = teacher and _extractor(
+        teacher, [n for x in losses for n in as_list(x.teacher_layer_name)]
+    )
+    comparisons = [
+        Comparison(name, loss)
+        for name, loss in zip(_unique_names(losses), losses, strict=True)
+    ]
+    student_specs = seen_student.specs()
+    teacher_specs = seen_teacher.specs() if seen_teacher else None
+    for comparison in comparisons:
+        if isinstance(comparison.loss, LogitLoss):
+            _detect_probabilities(comparison, teacher, student)
+        _fit_shapes(comparison, teacher_specs, student_specs)
+    return seen_teacher, seen_student, comparisons
+
+
+def output_spec(model: keras.Model) -> Any:
+    """Structure, shapes and dtypes of a model's output, `None` if unknown."""
+    graph = symbolic_output(model)
+    if graph is None:
+        specs = FeatureExtractor(model).specs()
+        return None if specs is None else specs[0]
+    # Called with a list of one output, a Functional model returns a tensor.
+    if isinstance(graph, (list, tuple)) and len(graph) == 1:
+        return graph[0]
+    return graph
+
+
+def pick(
+    who: str, name: LayerName, output: Any, features: dict[str, Any]
+) -> Any:
+    """The tensor that a name stands for."""
+    if isinstance(name, int) and isinstance(output, (list, tuple)):
+        if not -len(output) <= name < len(output):
+            raise ValueError(
+                f"The {who} has {len(output)} outputs. Received: "
+                f"{who}_layer_name={name}. Pass an index of one of them."
+            )
+        return output[name]
+    if isinstance(name, str) and isinstance(output, dict) and name in output:
+        return output[name]
+    if isinstance(name, str):
+        if name not in features:
+            raise ValueError(
+                f"The batch lacks what {who} layer '{name}' computed. "
+                f"Received: features {sorted(features)}. Store it with the "
+                f"{who}'s outputs, or leave out the loss that needs it."
+            )
+        return features[name]
+    if keras.tree.is_nested(output) or name is not None:
+        raise ValueError(
+            f"The {who}'s output is {_describe(output)}. Received: "
+            f"{who}_layer_name={name!r}. Say which output the loss compares: "
+            f"{who}_layer_name takes a key, an index, or a layer's name."
+        )
+    return output
+
+
+def as_list(names: Any) -> list[LayerName]:
+    """Names as a list, however they were given."""
+    return names if isinstance(names, list) else [names]
+
+
+def _extractor(model: keras.Model, names: list[Any]) -> FeatureExtractor:
+    texts = {name: None for name in names if isinstance(name, str)}
+    if not texts:
+        return FeatureExtractor(model)
+    output = output_spec(model)
+    keys = output if isinstance(output, dict) else {}
+    return FeatureExtractor(model, [name for name in texts if name not in keys])
+
+
+def _unique_names(losses: list[DistillationLoss]) -> list[str]:
+    names: list[str] = []
+    for loss in losses:
+        same = sum(name.rstrip("_0123456789") == loss.name for name in names)
+        names.append(f"{loss.name}_{same}" if same else loss.name)
+    return names
+
+
+def _detect_probabilities(
+    comparison: Comparison, teacher: keras.Model | None, student: keras.Model
+) -> None:
+    loss = comparison.loss
+    assert isinstance(loss, LogitLoss)
+    for who, model, name in (
+        ("teacher", teacher, loss.teacher_layer_name),
+        ("student", student, loss.student_layer_name),
+    ):
+        found = None if model is None else final_activation(model, name)
+        if model is None or found is None:
+            continue
+        if found != loss.activation:
+            other = "BinarySoftTargets" if found == "sigmoid" else "SoftTargets"
+            raise ValueError(
+                f"{type(loss).__name__} compares what a {loss.activation} "
+                f"turns into probabilities, but the {who} ends in a {found}. "
+                f"Received: {who}='{model.name}'. Use a loss made for it, such "
+                f"as {other}."
+            )
+        if who == "teacher" and loss.from_logits:
+            raise ValueError(
+                f"The teacher ends in a {found}: it gives probabilities, not "
+                f"logits. Received: from_logits=True for "
+                f"teacher='{model.name}'. Pass from_logits=False."
+            )
+        if who == "student":
+            comparison.student_is_probability = True
+        elif loss.from_logits is None:
+            comparison.teacher_is_probability = True
+
+
+def _fit_shapes(
+    comparison: Comparison, teacher_specs: Any, student_specs: Any
+) -> None:
+    """Build the projectors, and let the loss see the shapes."""
+    loss = comparison.loss
+    students = _shapes("student", loss.student_layer_name, student_specs)
+    teachers = _shapes("teacher", loss.teacher_layer_name, teacher_specs)
+    wanted = loss.projector
+    if not isinstance(wanted, list):
+        wanted = [wanted] * len(students)
+    if len(wanted) != len(students):
+        raise ValueError(
+            f"{type(loss).__name__} compares {len(students)} layers. Received: "
+            f"{len(wanted)} projectors. Pass one for each, or None for it."
+        )
+    for want, teacher, seen in zip(wanted, teachers, students, strict=True):
+        layer, student = want, seen
+        if layer == "auto":
+            if teacher is None or student is None:
+                raise ValueError(
+                    f"The shapes that {type(loss).__name__} compares are "
+                    "unknown before the models run. Received: "
+                    "projector='auto'. Call subclassed models on a batch "
+                    "first, or pass a layer."
+                )
+            layer = loss.make_projector(teacher, student)
+        if layer is not None:
+            student = _project(loss, layer, student)
+        comparison.projectors.append(layer)
+        if teacher is not None and student is not None:
+            loss.check_shapes(teacher, student)
+
+
+def _project(loss: DistillationLoss, layer: Any, shape: Any) -> Any:
+    if shape is None and not layer.built:
+        raise ValueError(
+            f"The shape of what {type(loss).__name__} compares is unknown "
+            f"before the student runs, so its projector '{layer.name}' can't "
+            "be built. Received: a student that doesn't tell its shapes. Call "
+            "it on a batch first, or build the projector."
+        )
+    if shape is None:
+        return None
+    return tuple(layer(keras.KerasTensor(shape)).shape)
+
+
+def _shapes(who: str, names: Any, specs: Any) -> list[Any]:
+    if specs is None:
+        return [None] * len(as_list(names))
+    return [tuple(pick(who, n, *specs).shape) for n in as_list(names)]
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, dict):
+        return f"a dict with keys {sorted(output)}"
+    if isinstance(output, (list, tuple)):
+        return f"a list of {len(output)}"
+    return "one tensor"

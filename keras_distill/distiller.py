@@ -1,0 +1,750 @@
+"""The Distiller: teacher consulted once, student run once, losses blended."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_distill.backends import no_gradient, values_kept
+from keras_distill.comparison import compare
+from keras_distill.defaults import (
+    compile_arguments,
+    default_hard_loss,
+    default_losses,
+    default_metrics,
+)
+from keras_distill.features import (
+    TransferBatch,
+    check_input_dtypes,
+    select_inputs,
+    sublayers,
+    symbolic_inputs,
+)
+from keras_distill.losses.base import DistillationLoss, Tensor
+
+
+class _StudentOutputs(NamedTuple):
+    """What one forward pass of the student gives while it is distilled."""
+
+    output: Any
+    compared: list[Any]
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class NoHardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
+    """Stands for `loss=None`: hard labels, if any, only feed the metrics."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        """Zero for each example."""
+        return ops.zeros_like(y_pred[..., 0])
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
+    """Trains a student on what a teacher says about each batch.
+
+    Each `train_step` runs the teacher once, in inference mode and outside of
+    the differentiated part; runs the student once; and blends the losses
+    between the two with the student's loss on the hard labels. The temperature
+    and the softmax of soft targets are part of that step, inside
+    `losses.SoftTargets`, since each loss has its own temperature.
+
+    Everything else is Keras: `fit`, `evaluate`, `predict`, callbacks, sample
+    weights, masks, metrics, mixed precision, data sets. `evaluate` and
+    `predict` run the student alone. `distiller.student` is the model to keep;
+    it holds nothing of the teacher.
+
+    A student that is compiled brings its loss, metrics and optimizer (a new
+    one, of the same configuration). One that isn't gets Adam, `HardLabels`
+    and `HardLabelAccuracy`, which fit what it ends in. Calling `compile` on
+    the distiller overrides both.
+
+    Formula:
+        `hard_label_weight * hard + sum_i loss_weights[i] * losses[i] +
+        penalties`, where `penalties` are the student's regularisers and
+        activity losses, counted once and unscaled. The weights need not sum
+        to one. Without labels there is no `hard`.
+
+    Args:
+        teacher: A built Keras model. It is never changed. `None` if every
+            batch is a `TransferBatch`.
+        student: A built Keras model, which is trained.
+        losses: A `losses.DistillationLoss`, or a list of them. By default
+            `SoftTargets()`, or `BinarySoftTargets()` for a student that ends
+            in sigmoids or in one logit.
+        loss_weights: A number for each loss; by default what the method's
+            paper uses, `loss.default_weight`.
+        hard_label_weight: Weight of the student's own loss.
+        teacher_inputs: A function, or Keras layer, that makes the teacher's
+            inputs from the batch's, where they differ. Not needed for dict
+            batches, from which each model takes the inputs that it has names
+            for.
+        save_teacher: Whether `save` and `save_weights`, and so checkpoints,
+            hold the teacher too. A distiller loaded from a file without it
+            has no teacher. `load_weights` leaves the teacher alone.
+        name: As in `keras.Model`.
+
+    Raises:
+        ValueError: If the models share weights, or aren't built, or a loss
+            can't compare them.
+        TypeError: If something isn't a model or a loss.
+
+    Example:
+        >>> import keras, numpy as np, keras_distill as kd
+        >>> teacher = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(32, activation="relu"),
+        ...      keras.layers.Dense(3)])
+        >>> student = keras.Sequential([keras.Input((4,)),
+        ...                             keras.layers.Dense(3)])
+        >>> distiller = kd.Distiller(teacher, student)
+        >>> x = np.random.default_rng(0).normal(size=(64, 4))
+        >>> y = np.arange(64) % 3
+        >>> history = distiller.fit(x, y, epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'hard_label_loss', 'loss', 'soft_targets_loss']
+
+    Weights and temperatures are variables, so a schedule is a callback:
+
+        >>> soft = distiller.distillation_losses["soft_targets"]
+        >>> def cool(epoch, logs=None):
+        ...     soft.temperature.assign(max(1.0, 4.0 - epoch))
+        >>> callback = keras.callbacks.LambdaCallback(on_epoch_begin=cool)
+        >>> _ = distiller.fit(x, epochs=2, verbose=0, callbacks=[callback])
+
+    On JAX, variables hold no values within an epoch: a callback that sets them
+    between batches calls `distiller.jax_state_sync()` first.
+
+    Reference:
+        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
+        Network", 2015.
+    """
+
+    def __init__(
+        self,
+        teacher: keras.Model | None,
+        student: keras.Model,
+        losses: DistillationLoss | Sequence[DistillationLoss] | None = None,
+        loss_weights: float | Sequence[float] | None = None,
+        hard_label_weight: float = 0.1,
+        teacher_inputs: Callable[[Any], Any] | None = None,
+        save_teacher: bool = True,
+        name: str | None = None,
+    ) -> None:
+        _check_models(teacher, student)
+        # Inputs go to the student as they came; it casts them itself.
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        if teacher is not None and teacher_inputs is None:
+            _check_input_shapes(teacher, student)
+        chosen = _as_losses(losses, student)
+        views = compare(teacher, student, chosen)
+        # In a tuple inside a proxy, Keras doesn't see the teacher: it is no
+        # sublayer, so nothing that is done to the distiller's layers (such as
+        # setting `trainable`, or adding up regularisers) is done to it.
+        self._given = MappingProxyType(
+            {"teacher": teacher, "teacher_inputs": teacher_inputs}
+        )
+        self._hides_teacher = False
+        self._keeps_values = False
+        self._teacher_view, self._student_view, comparisons = views
+        self._comparisons = MappingProxyType({c.name: c for c in comparisons})
+        self.student = student
+        self.save_teacher = save_teacher
+        self._add_projectors()
+        self._add_weights(loss_weights, hard_label_weight)
+        self._add_terms()
+        self._compiled_by_default = False
+        self.built = True
+        self.compile()
+
+    def _add_projectors(self) -> None:
+        # Each an attribute of its own: PyTorch modules, and Keras' files, know
+        # their parts by attribute.
+        for i, comparison in enumerate(self._comparisons.values()):
+            for j, layer in enumerate(comparison.projectors):
+                if layer is not None:
+                    setattr(self, f"projector_{i}_{j}", layer)
+
+    def _add_weights(self, loss_weights: Any, hard_label_weight: float) -> None:
+        losses = self.distillation_losses
+        if loss_weights is None:
+            loss_weights = [x.default_weight for x in losses.values()]
+        elif isinstance(loss_weights, (int, float)):
+            loss_weights = [loss_weights]
+        if len(loss_weights) != len(losses):
+            raise ValueError(
+                f"Each loss has one weight. Received: loss_weights="
+                f"{list(loss_weights)} for losses {list(losses)}. Pass "
+                f"{len(losses)} numbers, or None for those of the papers."
+            )
+        self.hard_label_weight = self._number(
+            "hard_label_weight", hard_label_weight
+        )
+        self.loss_weights = [
+            self._number(f"{name}_weight", value)
+            for name, value in zip(losses, loss_weights, strict=True)
+        ]
+        self._loss_variables = [
+            v
+            for loss in losses.values()
+            for v in vars(loss).values()
+            if isinstance(v, keras.Variable)
+        ]
+
+    def _number(self, name: str, value: float) -> keras.Variable:
+        if not 0 <= value < float("inf"):
+            raise ValueError(
+                "A loss's weight must be a finite number, not negative. "
+                f"Received: {name}={value}. Pass 0 to leave the loss out."
+            )
+        return self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            dtype="float32",
+            autocast=False,
+            trainable=False,
+            name=name,
+        )
+
+    def _add_terms(self) -> None:
+        """Metrics that follow each term of the loss, unweighted."""
+        self._terms = [
+            keras.metrics.Mean(name=name)
+            for name in (
+                "hard_label_loss",
+                *(f"{name}_loss" for name in self._comparisons),
+            )
+        ]
+
+    @property
+    def teacher(self) -> keras.Model | None:
+        """The teacher, as it was given."""
+        if self._hides_teacher:
+            # Keras saves what it finds by looking at attributes.
+            raise AttributeError("The teacher is left out of this file.")
+        return self._given["teacher"]
+
+    @property
+    def teacher_inputs(self) -> Callable[[Any], Any] | None:
+        """What makes the teacher's inputs from the batch's."""
+        return self._given["teacher_inputs"]
+
+    @property
+    def distillation_losses(self) -> Mapping[str, DistillationLoss]:
+        """The losses by name, in order."""
+        return MappingProxyType(
+            {name: c.loss for name, c in self._comparisons.items()}
+        )
+
+    @property
+    def output_names(self) -> list[str]:
+        """The student's, which Keras uses to name losses and metrics."""
+        names: list[str] = self.student.output_names
+        return names
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All that training doesn't change by gradients, the teacher included.
+
+        On JAX, a compiled step gets the values of these as arguments.
+        """
+        own: list[keras.Variable] = super().non_trainable_variables
+        return own + self._teacher_variables()
+
+    def _teacher_variables(self) -> list[keras.Variable]:
+        return [
+            variable
+            for given in self._given.values()
+            if isinstance(given, keras.Layer)
+            for variable in given.variables
+        ]
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        loss_weights: Any = None,
+        metrics: Any = "auto",
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does for a model.
+
+        Args:
+            optimizer: As in Keras; `"auto"` for one configured as the
+                compiled student's, or Adam.
+            loss: The student's loss on the hard labels, as in Keras; `"auto"`
+                for the compiled student's, or `HardLabels`; `None` to learn
+                from the teacher alone.
+            loss_weights: As in Keras, among the outputs' hard label losses.
+            metrics: As in Keras; `"auto"` for the compiled student's, or
+                `HardLabelAccuracy`.
+            weighted_metrics: As in Keras.
+            run_eagerly: As in Keras.
+            steps_per_execution: As in Keras.
+            jit_compile: As in Keras.
+            auto_scale_loss: As in Keras.
+
+        Raises:
+            ValueError: If the backend can't do what is asked.
+        """
+        if steps_per_execution > 1 and keras.backend.backend() == "torch":
+            raise ValueError(
+                "The PyTorch backend runs one step at a time. Received: "
+                f"steps_per_execution={steps_per_execution}. Pass 1."
+            )
+        given: dict[str, Any] = {}
+        if "auto" in (optimizer, loss, metrics):
+            given = compile_arguments(self.student)
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = given.get("optimizer") or keras.optimizers.Adam()
+        if isinstance(loss, str) and loss == "auto":
+            loss = given.get("loss") or default_hard_loss(self.student)
+            loss_weights = loss_weights or given.get("loss_weights")
+            self._misses_hard_loss = loss is None
+        else:
+            self._misses_hard_loss = False
+        if isinstance(metrics, str) and metrics == "auto":
+            metrics = given.get("metrics", default_metrics(self.student))
+            weighted_metrics = weighted_metrics or given.get("weighted_metrics")
+        if jit_compile == "auto" and not _supports_jit(self._given["teacher"]):
+            jit_compile = False
+        super().compile(
+            optimizer=optimizer,
+            # Keras would keep an earlier loss, or earlier metrics, for None.
+            loss=NoHardLabels() if loss is None else loss,
+            loss_weights=loss_weights,
+            metrics=[] if metrics is None else metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def get_compile_config(self) -> Any:
+        """What `compile_from_config` needs."""
+        return super().get_compile_config()
+
+    def compile_from_config(self, config: Any) -> None:
+        """Compile as the distiller that was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, *args: Any) -> Any:
+        """Run the teacher, then the student, and blend their losses.
+
+        Keras passes `(data,)`, or `(state, data)` on JAX.
+        """
+        *state, data = args
+        _check_batch(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(x, TransferBatch):
+            x = self._ask_teacher(x, state)
+        result = super().train_step(*state, (x, y, sample_weight))
+        if y is not None:
+            return result
+        learned = {"loss", *(term.name for term in self._terms[1:])}
+        return _filter_logs(result, lambda name: name in learned)
+
+    def test_step(self, *args: Any) -> Any:
+        """Run the student alone.
+
+        Keras passes `(data,)`, or `(state, data)` on JAX.
+        """
+        *state, data = args
+        _check_batch(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, TransferBatch):
+            x = x.inputs
+        result = super().test_step(*state, (x, y, sample_weight))
+        terms = {term.name for term in self._terms}
+        return _filter_logs(result, lambda name: name not in terms)
+
+    def _ask_teacher(self, inputs: Any, state: Sequence[Any]) -> TransferBatch:
+        if self._teacher_view is None:
+            raise ValueError(
+                "This distiller has no teacher to ask: it was made, or saved, "
+                "without one. Received: a batch without the teacher's outputs. "
+                "Feed TransferBatch, or make a Distiller with the teacher and "
+                "load_weights into it."
+            )
+        values = []
+        if state:  # JAX
+            values = list(
+                zip(self.non_trainable_variables, state[0][1], strict=True)
+            )
+        # Whatever the teacher would assign is dropped with the scope.
+        with keras.StatelessScope(state_mapping=values), no_gradient():
+            seen = inputs
+            if self.teacher_inputs is not None:
+                seen = self.teacher_inputs(inputs)
+            check_input_dtypes(self._teacher_view.model, seen)
+            output, features = self._teacher_view(seen, training=False)
+        output, features = keras.tree.map_structure(
+            ops.stop_gradient, (output, features)
+        )
+        return TransferBatch(inputs, output, features)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Run the student, once.
+
+        Args:
+            inputs: The student's inputs, or a `TransferBatch`.
+            training: As in `keras.Model`.
+
+        Returns:
+            The student's output; for a `TransferBatch`, together with what
+            each loss compares.
+        """
+        if not isinstance(inputs, TransferBatch):
+            return self.student(
+                select_inputs(self.student, inputs), training=training
+            )
+        output, features = self._student_view(inputs.inputs, training=training)
+        compared = [
+            comparison.student_side(output, features, training=training)
+            for comparison in self._comparisons.values()
+        ]
+        return _StudentOutputs(output, compared)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Blend the losses; for plain outputs, the student's own loss."""
+        if not isinstance(y_pred, _StudentOutputs):
+            return self._own_loss(x, y, y_pred, sample_weight, training)
+        total = self._hard_loss(x, y, y_pred.output, sample_weight, training)
+        terms = zip(
+            self._comparisons.values(),
+            self.loss_weights,
+            self._terms[1:],
+            y_pred.compared,
+            strict=True,
+        )
+        for comparison, weight, term, student in terms:
+            loss = comparison.loss
+            teacher = comparison.teacher_side(
+                x.teacher_output, x.teacher_features
+            )
+            if loss.uses_labels:
+                teacher = {"teacher": teacher, "labels": _needed(y, loss)}
+            value = loss(teacher, student, _weights_for(loss, sample_weight))
+            self._follow(term, value, x)
+            total = total + ops.cast(value, total.dtype) * weight
+        return total
+
+    def _own_loss(
+        self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
+    ) -> Tensor:
+        if y is not None:
+            self._check_hard_loss()
+            return super().compute_loss(x, y, output, sample_weight, training)
+        first = keras.tree.flatten(output)[0]
+        if isinstance(first, keras.KerasTensor):
+            # Keras builds its state with symbolic tensors.
+            return ops.zeros(())
+        raise ValueError(
+            "`evaluate` compares the student with hard labels. Received: a "
+            "batch without labels. Pass y, or leave validation data out."
+        )
+
+    def _hard_loss(
+        self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
+    ) -> Tensor:
+        """The weighted hard label loss, and the penalties unweighted."""
+        penalties = self.losses
+        penalty = sum((ops.sum(x) for x in penalties), start=ops.zeros(()))
+        if y is None:
+            return penalty
+        self._check_hard_loss()
+        # Keras adds the penalties to the hard label loss.
+        both = super().compute_loss(x, y, output, sample_weight, training)
+        weight = self.hard_label_weight
+        if not penalties:
+            self._follow(self._terms[0], both, x)
+            return both * weight
+        self._follow(self._terms[0], both - penalty, x)
+        return both * weight + penalty * (1 - weight)
+
+    def _check_hard_loss(self) -> None:
+        if self._misses_hard_loss:
+            raise ValueError(
+                f"There is no default loss for the hard labels of "
+                f"'{self.student.name}', whose output isn't one tensor of "
+                "class logits. Received: labels, and a student that isn't "
+                "compiled. Call distiller.compile(loss=...), with None to "
+                "learn from the teacher alone."
+            )
+
+    def _follow(self, term: keras.metrics.Mean, value: Tensor, x: Any) -> None:
+        first = next(t for t in keras.tree.flatten(x) if t is not None)
+        term.update_state(
+            ops.stop_gradient(value), sample_weight=ops.shape(first)[0]
+        )
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        """Update the metrics with the student's output."""
+        if isinstance(y_pred, _StudentOutputs):
+            y_pred = y_pred.output
+        if y is None:
+            return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
+        with self._values_kept():
+            return super().fit(*args, **kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        with self._values_kept():
+            return super().evaluate(*args, **kwargs)
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        with self._values_kept():
+            return super().predict(*args, **kwargs)
+
+    @contextmanager
+    def _values_kept(self) -> Iterator[None]:
+        if self._keeps_values:  # validation within fit
+            yield
+            return
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        self._keeps_values = True
+        try:
+            with values_kept(
+                self._teacher_variables(),
+                lambda: self.variables + self.optimizer.variables,
+            ):
+                yield
+        finally:
+            self._keeps_values = False
+
+    @functools.wraps(keras.Model.save)
+    def save(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        with self._teacher_hidden():
+            return super().save(*args, **kwargs)
+
+    @functools.wraps(keras.Model.save_weights)
+    def save_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        with self._teacher_hidden():
+            return super().save_weights(*args, **kwargs)
+
+    @functools.wraps(keras.Model.load_weights)
+    def load_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        with self._teacher_hidden():
+            return super().load_weights(*args, **kwargs)
+
+    @contextmanager
+    def _teacher_hidden(self) -> Iterator[None]:
+        self._hides_teacher = not self.save_teacher
+        try:
+            yield
+        finally:
+            self._hides_teacher = False
+
+    def save_own_variables(self, store: Any) -> None:
+        """Store weights, temperatures and the state of random numbers.
+
+        Keras stores no state of random numbers (as of dropout); with it, a
+        training run that was interrupted goes on exactly.
+        """
+        for name, variable in self._own_variables().items():
+            store[name] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` stored."""
+        own = self._own_variables()
+        if set(store.keys()) != set(own):
+            raise ValueError(
+                "The file was written by a distiller of other losses or "
+                f"another student. Received: entries {sorted(store.keys())}, "
+                f"expected {sorted(own)}. Make the distiller with the "
+                "arguments it was made with."
+            )
+        for name, variable in own.items():
+            variable.assign(store[name])
+
+    def _own_variables(self) -> dict[str, keras.Variable]:
+        weights = {id(v) for v in self.weights}
+        random = [v for v in self.variables if id(v) not in weights]
+        mine = [self.hard_label_weight, *self.loss_weights]
+        return {
+            **{f"number_{i}": v for i, v in enumerate(mine)},
+            **{f"loss_{i}": v for i, v in enumerate(self._loss_variables)},
+            **{f"random_{i}": v for i, v in enumerate(random)},
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal distiller."""
+        serialize = keras.saving.serialize_keras_object
+        numbers = [float(ops.convert_to_numpy(v)) for v in self.loss_weights]
+        return {
+            "teacher": serialize(self._given["teacher"])
+            if self.save_teacher
+            else None,
+            "student": serialize(self.student),
+            "losses": [
+                self._loss_config(c) for c in self._comparisons.values()
+            ],
+            "loss_weights": numbers,
+            "hard_label_weight": float(
+                ops.convert_to_numpy(self.hard_label_weight)
+            ),
+            "teacher_inputs": serialize(self.teacher_inputs),
+            "save_teacher": self.save_teacher,
+            "name": self.name,
+        }
+
+    def _loss_config(self, comparison: Any) -> Any:
+        config = keras.saving.serialize_keras_object(comparison.loss)
+        if not self.save_teacher and comparison.loss.projector is not None:
+            # Without the teacher, "auto" can't be made out again.
+            layers = comparison.projectors
+            config["config"]["projector"] = keras.saving.serialize_keras_object(
+                layers if len(layers) > 1 else layers[0]
+            )
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Distiller:
+        """Make the distiller that `get_config` describes."""
+        objects = ("teacher", "student", "losses", "teacher_inputs")
+        made = {
+            key: keras.saving.deserialize_keras_object(config[key])
+            for key in objects
+        }
+        return cls(**{**config, **made})
+
+
+def _check_models(teacher: Any, student: Any) -> None:
+    for who, model in (("teacher", teacher), ("student", student)):
+        if model is None and who == "teacher":
+            continue
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"The {who} must be a keras.Model. Received: {who}={model!r} "
+                f"of type {type(model).__name__}. Arguments come in the order "
+                "teacher, student."
+            )
+        if not model.built:
+            raise ValueError(
+                f"The {who} isn't built, so it has no weights yet. Received: "
+                f"{who}='{model.name}'. Call it on a batch, or begin it with "
+                "keras.Input."
+            )
+    if teacher is None:
+        return
+    theirs = {id(v): v.path for v in teacher.variables}
+    shared = [theirs[id(v)] for v in student.variables if id(v) in theirs]
+    if teacher is student or shared:
+        raise ValueError(
+            "Teacher and student share weights, so training the student would "
+            f"change the teacher. Received: teacher='{teacher.name}', "
+            f"student='{student.name}', which share {shared[:5]}. Copy the "
+            "layers, for instance with keras.models.clone_model and "
+            "set_weights."
+        )
+
+
+def _check_input_shapes(teacher: keras.Model, student: keras.Model) -> None:
+    specs = symbolic_inputs(teacher), symbolic_inputs(student)
+    if not all(isinstance(spec, keras.KerasTensor) for spec in specs):
+        return
+    theirs, ours = (tuple(spec.shape) for spec in specs)
+    if len(theirs) != len(ours) or any(
+        t != s and None not in (t, s)
+        for t, s in zip(theirs[1:], ours[1:], strict=True)
+    ):
+        raise ValueError(
+            "Teacher and student take inputs of different shapes. Received: "
+            f"{theirs} for teacher '{teacher.name}', {ours} for student "
+            f"'{student.name}'. Pass teacher_inputs=..., a function or layer "
+            "that makes the teacher's inputs from the student's (such as "
+            "keras.layers.Resizing), or put such a layer into the model."
+        )
+
+
+def _as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
+    if losses is None:
+        return default_losses(student)
+    chosen = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    for loss in chosen:
+        if not isinstance(loss, DistillationLoss):
+            raise TypeError(
+                "A distiller takes losses between a teacher and a student. "
+                f"Received: losses={losses!r}. Pass keras_distill.losses "
+                "objects; the loss on hard labels goes to compile(loss=...)."
+            )
+    return chosen
+
+
+def _check_batch(data: Any) -> None:
+    if isinstance(data, TransferBatch):
+        raise ValueError(
+            "Keras reads a tuple as (x, y, sample_weight), and a TransferBatch "
+            "is one. Received: a data set that yields TransferBatch itself. "
+            "Let it yield (batch,), (batch, y) or (batch, y, sample_weight)."
+        )
+
+
+def _supports_jit(model: keras.Model | None) -> bool:
+    if model is None:
+        return True
+    return bool(model.supports_jit) and all(
+        _supports_jit(layer) for layer in sublayers(model)
+    )
+
+
+def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
+    """Some of a step's logs; on JAX, they are the first of two results."""
+    logs, *state = result if isinstance(result, tuple) else (result,)
+    logs = {name: value for name, value in logs.items() if keep(name)}
+    return (logs, *state) if state else logs
+
+
+def _needed(y: Any, loss: DistillationLoss) -> Any:
+    if y is None:
+        raise ValueError(
+            f"{type(loss).__name__} needs hard labels. Received: a batch "
+            "without labels. Pass y, or use a loss that needs none."
+        )
+    return y
+
+
+def _weights_for(loss: DistillationLoss, sample_weight: Any) -> Any:
+    """The sample weights of the output that a loss looks at."""
+    if not keras.tree.is_nested(sample_weight):
+        return sample_weight
+    name = loss.student_layer_name
+    inside = (
+        name in sample_weight
+        if isinstance(sample_weight, dict)
+        else isinstance(name, int) and name < len(sample_weight)
+    )
+    if not inside:
+        raise ValueError(
+            f"{loss.name} looks at {name!r}, and the sample weights are given "
+            f"by output. Received: sample_weight of {len(sample_weight)} "
+            "arrays. Pass one array for all outputs, or name an output in "
+            "student_layer_name."
+        )
+    return sample_weight[name]

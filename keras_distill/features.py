@@ -1,0 +1,258 @@
+"""One forward pass of a model that also hands out what its layers computed."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+
+# Tensors of three frameworks have no common type that could be imported
+# without importing a framework.
+Tensor: TypeAlias = Any
+# A layer's path ("conv4", "backbone/conv4"), a key of a dict output, the index
+# of a list output, or None for the model's whole output.
+LayerName: TypeAlias = "str | int | None"
+
+
+class TransferBatch(NamedTuple):
+    """Inputs together with what the teacher says about them.
+
+    `Distiller` makes one of each batch. A batch that arrives as one, from
+    outputs that were stored earlier, is taken as it is: the teacher doesn't
+    run.
+
+    Attributes:
+        inputs: What the student sees, any structure of tensors.
+        teacher_output: The teacher's output, as the teacher returns it.
+        teacher_features: What the named layers of the teacher returned, by
+            name. Empty if no loss looks at a hidden layer.
+
+    Example:
+        >>> import numpy as np
+        >>> images = np.zeros((4, 8, 8, 1), "float32")
+        >>> logits = np.zeros((4, 10), "float32")
+        >>> batch = TransferBatch(images, logits)
+        >>> batch.teacher_features
+        {}
+    """
+
+    inputs: Any
+    teacher_output: Any = None
+    teacher_features: dict[str, Tensor] = {}  # noqa: RUF012 (never mutated)
+
+
+class FeatureExtractor:
+    """Runs a model once and returns its output and its layers' outputs.
+
+    The model runs as itself, so nested and subclassed models work, as do
+    masks, regularisers and training mode. Each named layer's `call` is watched
+    for the duration of that one run; the model's graph is left as it was.
+
+    Args:
+        model: A built Keras model.
+        layer_names: Paths of layers: `"conv4"`, or `"backbone/conv4"` for a
+            layer of a sub-model.
+
+    Raises:
+        ValueError: If there is no layer of that name.
+    """
+
+    def __init__(
+        self, model: keras.Model, layer_names: list[str] | None = None
+    ) -> None:
+        self.model = model
+        self.layers = {
+            name: find_layer(model, name) for name in layer_names or []
+        }
+
+    def __call__(
+        self, inputs: Any, training: bool | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Return the model's output and the named layers' outputs."""
+        with _watching(self.model, self.layers) as seen:
+            output = self.model(
+                select_inputs(self.model, inputs), training=training
+            )
+        missing = sorted(set(self.layers) - set(seen))
+        if missing:
+            raise ValueError(
+                f"The forward pass of '{self.model.name}' never calls "
+                f"{missing}. Received: layer names {sorted(self.layers)}. "
+                "Name layers that the model runs."
+            )
+        return output, seen
+
+    def specs(self) -> tuple[Any, dict[str, Any]] | None:
+        """Shapes and dtypes of what a call returns, without computing it.
+
+        Returns:
+            The structure that a call returns, of `KerasTensor`, or `None` for
+            a subclassed model that doesn't tell its input shape.
+        """
+        inputs = symbolic_inputs(self.model)
+        if inputs is None:
+            return None
+        specs: tuple[Any, dict[str, Any]] = _Traced(self)(inputs)
+        return specs
+
+
+class _Traced(keras.Layer):  # type: ignore[misc]  # keras is untyped
+    """Gives an extractor Keras' symbolic call."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        super().__init__(autocast=False)
+        self.extractor = extractor
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.extractor(inputs, training=False)
+
+
+@contextlib.contextmanager
+def _watching(
+    model: keras.Model, layers: dict[str, keras.Layer]
+) -> Iterator[dict[str, Tensor]]:
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if name in seen:
+                raise ValueError(
+                    f"Layer '{name}' of '{model.name}' is called more than "
+                    "once in a forward pass, so its output is ambiguous. "
+                    f"Received: layer name '{name}'. Name a layer that is "
+                    "called once, such as the one that follows it."
+                )
+            seen[name] = call(*args, **kwargs)
+            return seen[name]
+
+        return watched
+
+    # An attribute of the instance hides the method of the class; deleting it
+    # afterwards restores the layer exactly.
+    watched_layers = []
+    try:
+        for name, layer in layers.items():
+            hidden = vars(layer).get("call")
+            watched_layers.append((layer, hidden))
+            layer.call = watch(name, layer.call)
+        yield seen
+    finally:
+        for layer, hidden in reversed(watched_layers):
+            if hidden is None:
+                del layer.call
+            else:
+                layer.call = hidden
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a model or a composite layer holds directly."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    public = [v for k, v in vars(layer).items() if not k.startswith("_")]
+    return [v for v in keras.tree.flatten(public) if _is_layer(v)]
+
+
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, keras.Layer)
+
+
+def find_layer(model: keras.Model, path: str) -> keras.Layer:
+    """The layer at a path such as `"backbone/conv4"`."""
+    layer = model
+    for depth, part in enumerate(path.split("/")):
+        names = {child.name: child for child in sublayers(layer)}
+        if part not in names:
+            inside = "/".join(path.split("/")[:depth]) or model.name
+            close = difflib.get_close_matches(part, names, n=3, cutoff=0.4)
+            hint = f"Did you mean {close}? " if close else ""
+            raise ValueError(
+                f"There is no layer '{part}' in '{inside}'. "
+                f"Received: layer name '{path}'. {hint}"
+                f"Its layers are {sorted(names)}."
+            )
+        layer = names[part]
+    return layer
+
+
+def select_inputs(model: keras.Model, inputs: Any) -> Any:
+    """From a dict batch, the entries that the model has inputs for."""
+    names = input_names(model)
+    if not isinstance(inputs, dict) or names is None:
+        return inputs
+    missing = sorted(set(names) - set(inputs))
+    if missing:
+        raise ValueError(
+            f"'{model.name}' has inputs {names} but the batch has no "
+            f"{missing}. Received: a dict batch with keys {sorted(inputs)}. "
+            "Rename the keys, or pass `teacher_inputs=` if it is the teacher "
+            "that needs other inputs."
+        )
+    if isinstance(model.input, dict):
+        return {name: inputs[name] for name in names}
+    if len(names) == 1:
+        return inputs[names[0]]
+    return [inputs[name] for name in names]
+
+
+def input_names(model: keras.Model) -> list[str] | None:
+    """Names of a Functional or Sequential model's inputs, else `None`."""
+    graph = _symbolic(model, "input")
+    if graph is None:
+        return None
+    if isinstance(graph, dict):
+        return list(graph)
+    return [tensor.name for tensor in keras.tree.flatten(graph)]
+
+
+def symbolic_inputs(model: keras.Model) -> Any:
+    """Fresh symbolic inputs for a built model, or `None` if unknown."""
+    graph = _symbolic(model, "input")
+    if graph is not None:
+        return keras.tree.map_structure(
+            lambda t: keras.KerasTensor(t.shape, t.dtype), graph
+        )
+    config = model.get_build_config() or {}
+    shape = config.get("input_shape")
+    if shape is None:
+        return None
+    return keras.tree.map_shape_structure(
+        lambda s: keras.KerasTensor((None, *s[1:]), model.input_dtype), shape
+    )
+
+
+def check_input_dtypes(model: keras.Model, inputs: Any) -> None:
+    """Raise where a model would cut fractions off its inputs."""
+    graph = _symbolic(model, "input")
+    if graph is None:
+        return
+    for spec, value in zip(
+        keras.tree.flatten(graph),
+        keras.tree.flatten(select_inputs(model, inputs)),
+        strict=False,
+    ):
+        given = keras.backend.standardize_dtype(value.dtype)
+        if "int" in spec.dtype and "float" in given:
+            raise ValueError(
+                f"Teacher '{model.name}' takes {spec.dtype} and would cut the "
+                f"fractions off. Received: inputs of dtype {given}. Pass "
+                "teacher_inputs=..., a function that gives what the teacher "
+                "was trained on."
+            )
+
+
+def symbolic_output(model: keras.Model) -> Any:
+    """The output tensors of a Functional model's graph, else `None`."""
+    return _symbolic(model, "output")
+
+
+def _symbolic(layer: keras.Layer, which: str) -> Any:
+    # Keras raises AttributeError or ValueError where a layer has no graph or
+    # was called several times.
+    try:
+        return getattr(layer, which)
+    except (AttributeError, ValueError):
+        return None

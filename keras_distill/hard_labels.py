@@ -1,0 +1,180 @@
+"""Loss and metric of a student that wasn't compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_distill.losses.base import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
+    """Cross-entropy with the hard labels, in the form that they come in.
+
+    Takes class indices `(batch,)` or `(batch, 1)`, or one-hot rows, for a
+    model with a softmax or its logits; and zeros and ones, for a model with
+    sigmoids or theirs. An index of -1 stands for an example without a label:
+    it counts for nothing, and the mean is taken over the others.
+
+    Args:
+        activation: `"softmax"` or `"sigmoid"`: what the output is, or would be
+            if it weren't logits.
+        from_logits: Whether the model gives logits.
+        reduction: As in `keras.losses.Loss`.
+        name: As in `keras.losses.Loss`.
+
+    Shapes:
+        Predictions `(batch, ..., classes)`, values `(batch, ...)`, in nats.
+
+    Example:
+        >>> import keras_distill as kd
+        >>> loss = kd.HardLabels()
+        >>> value = loss([0, -1], [[0.0, 0.0], [5.0, 0.0]])
+        >>> round(float(value), 4)
+        0.6931
+    """
+
+    def __init__(
+        self,
+        activation: str = "softmax",
+        from_logits: bool = True,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "hard_labels",
+    ) -> None:
+        super().__init__(name=name, reduction=reduction)
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(
+                "Hard labels are compared with a softmax or with sigmoids. "
+                f"Received: activation={activation!r}. Pass 'softmax' or "
+                "'sigmoid'."
+            )
+        self.activation = activation
+        self.from_logits = from_logits
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Values of shape `(batch, ...)`, 0 where there is no label."""
+        if self.activation == "sigmoid":
+            return self._binary(y_true, y_pred)
+        if not are_indices(y_true, y_pred):
+            return keras.losses.categorical_crossentropy(
+                y_true, y_pred, from_logits=self.from_logits
+            )
+        indices = as_indices(y_true, y_pred)
+        known = indices >= 0
+        values = keras.losses.sparse_categorical_crossentropy(
+            ops.where(known, indices, 0),
+            y_pred,
+            from_logits=self.from_logits,
+        )
+        return values * _share(known, values.dtype)
+
+    def _binary(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if len(y_true.shape) < len(y_pred.shape):
+            y_true = ops.expand_dims(y_true, axis=-1)
+        known = ops.all(y_true >= 0, axis=-1)
+        values = keras.losses.binary_crossentropy(
+            ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
+        )
+        return values * _share(known, values.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "from_logits": self.from_logits,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
+    """Share of the labelled examples that the model gets right.
+
+    The companion of `HardLabels`: takes labels in the same forms, and leaves
+    out the examples that have none. Rows of several labels, with sigmoids,
+    count label by label.
+
+    Args:
+        activation: As in `HardLabels`.
+        from_logits: As in `HardLabels`.
+        name: As in `keras.metrics.Metric`.
+        dtype: As in `keras.metrics.Metric`.
+
+    Example:
+        >>> import keras_distill as kd
+        >>> metric = kd.HardLabelAccuracy()
+        >>> metric.update_state([0, 1, -1], [[2.0, 0.0]] * 3)
+        >>> float(metric.result())
+        0.5
+    """
+
+    def __init__(
+        self,
+        activation: str = "softmax",
+        from_logits: bool = True,
+        name: str = "accuracy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.activation = activation
+        self.from_logits = from_logits
+
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None
+    ) -> None:
+        """Add a batch."""
+        y_true = ops.convert_to_tensor(y_true)
+        y_pred = ops.convert_to_tensor(y_pred)
+        if self.activation == "sigmoid":
+            right, known = self._binary(y_true, y_pred)
+        else:
+            indices = as_indices(y_true, y_pred)
+            right = indices == ops.argmax(y_pred, axis=-1)
+            known = indices >= 0
+        weights = ops.cast(known, self.dtype)
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, self.dtype)
+            while len(sample_weight.shape) < len(weights.shape):
+                sample_weight = ops.expand_dims(sample_weight, axis=-1)
+            weights = weights * sample_weight
+        super().update_state(ops.cast(right, self.dtype), weights)
+
+    def _binary(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+        if len(y_true.shape) < len(y_pred.shape):
+            y_true = ops.expand_dims(y_true, axis=-1)
+        y_true = ops.cast(y_true, self.dtype)
+        threshold = 0.0 if self.from_logits else 0.5
+        return (y_true > 0.5) == (y_pred > threshold), y_true >= 0
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal metric."""
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "from_logits": self.from_logits,
+        }
+
+
+def are_indices(y_true: Tensor, y_pred: Tensor) -> bool:
+    """Whether labels are class indices rather than one-hot rows."""
+    if len(y_true.shape) < len(y_pred.shape):
+        return True
+    return bool(y_true.shape[-1] == 1 and y_pred.shape[-1] != 1)
+
+
+def as_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Class indices from labels in either form, -1 for none."""
+    if not are_indices(y_true, y_pred):
+        return ops.argmax(y_true, axis=-1)
+    if len(y_true.shape) == len(y_pred.shape):
+        y_true = ops.squeeze(y_true, axis=-1)
+    return ops.cast(y_true, "int32")
+
+
+def _share(known: Tensor, dtype: Any) -> Tensor:
+    """1 for each labelled example, scaled to a mean over those alone."""
+    known = ops.cast(known, dtype)
+    return known / ops.maximum(ops.mean(known), 1e-12)

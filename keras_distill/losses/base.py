@@ -1,0 +1,340 @@
+"""What every distillation loss is: values per example, nothing reduced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import keras
+from keras import ops
+
+# Tensors of three frameworks have no common type that could be imported
+# without importing a framework.
+Tensor: TypeAlias = Any
+LayerName: TypeAlias = "str | int | None"
+LayerNames: TypeAlias = "LayerName | Sequence[str | int]"
+Shape: TypeAlias = "tuple[int | None, ...]"
+
+
+class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Base of all losses between a teacher and a student.
+
+    A subclass says in `call` how far the student is from the teacher, one
+    value for each example. Keras does the rest: dtype, masks, sample weights
+    and the mean over the batch. So the same object works in a `Distiller` and
+    in `model.compile(loss=...)` on teacher outputs that were computed before.
+
+    Computes in float32 at least, whatever the models' dtype policies.
+
+    Args:
+        teacher_layer_name: Layer of the teacher to look at: its name, its path
+            inside sub-models (`"backbone/conv4"`), the key or index of an
+            output of a multi-output model, or `None` for the model's output.
+            A list of these gives `call` a list of tensors.
+        student_layer_name: The same for the student.
+        projector: A `keras.Layer` through which the student's tensor goes
+            before it is compared; a list of layers where several layers are
+            compared; `"auto"` for one that mends the shape, in losses that can
+            make one; or `None`. The `Distiller` builds, trains and saves it,
+            and leaves it out of the student.
+        reduction: As in `keras.losses.Loss`.
+        name: As in `keras.losses.Loss`.
+        dtype: Dtype to compute in, by default `keras.config.floatx()`, but
+            at least float32.
+
+    Example:
+        >>> from keras import ops
+        >>> import keras_distill as kd
+        >>> class Distance(kd.losses.DistillationLoss):
+        ...     def call(self, teacher, student):
+        ...         return ops.norm(teacher - student, axis=-1)
+        >>> loss = Distance("dense_1", "dense_2")
+        >>> float(loss([[3.0, 4.0]], [[0.0, 0.0]]))
+        5.0
+    """
+
+    #: Weight of the loss in a `Distiller` that isn't told another: the one of
+    #: the method's paper.
+    default_weight: float = 1.0
+    #: Whether `call` gives a value for each position, as of a sequence of
+    #: logits, or one for each example.
+    per_position: bool = False
+    #: Whether `call` needs the hard labels too. Then its first argument is
+    #: `{"teacher": ..., "labels": ...}`.
+    uses_labels: bool = False
+
+    def __init__(
+        self,
+        teacher_layer_name: LayerNames = None,
+        student_layer_name: LayerNames = None,
+        projector: Any = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        dtype = dtype or keras.backend.result_type(
+            keras.config.floatx(), "float32"
+        )
+        # Keras would number the instances of a class; a history's keys should
+        # not depend on how many losses were made before.
+        name = name or _snake_case(type(self).__name__)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.teacher_layer_name = _plain(teacher_layer_name)
+        self.student_layer_name = _plain(student_layer_name)
+        if _length(self.teacher_layer_name) != _length(self.student_layer_name):
+            raise ValueError(
+                f"{type(self).__name__} compares layers pair by pair. "
+                f"Received: teacher_layer_name={teacher_layer_name!r}, "
+                f"student_layer_name={student_layer_name!r}. Give both as one "
+                "name, or as lists of the same length."
+            )
+        self.projector = _check_projector(projector, type(self).__name__)
+
+    def call(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """How far the student is from the teacher, `(batch,)` values."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `call(teacher, student)`."
+        )
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Tensor:
+        """Weighted mean of `call` over the batch, as Keras computes it."""
+        if sample_weight is not None:
+            sample_weight = self._align(sample_weight, y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def make_projector(
+        self, teacher_shape: Shape, student_shape: Shape
+    ) -> keras.Layer | None:
+        """The layer that `projector="auto"` stands for.
+
+        Args:
+            teacher_shape: Shape of the teacher's tensor, batch first.
+            student_shape: Shape of the student's tensor, batch first.
+
+        Returns:
+            An unbuilt layer, or `None` if the shapes need none.
+
+        Raises:
+            ValueError: If the loss can make none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no automatic projector. "
+            "Received: projector='auto'. Pass a keras.Layer, or None."
+        )
+
+    def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
+        """Raise where the loss can't compare tensors of these shapes.
+
+        Called once, when a `Distiller` is made, with the student's shape as
+        it is behind the projector.
+
+        Args:
+            teacher_shape: Shape of the teacher's tensor, batch first.
+            student_shape: Shape of the student's tensor, batch first.
+
+        Raises:
+            ValueError: If the shapes don't fit the loss.
+        """
+
+    def describe(self, teacher_shape: Shape, student_shape: Shape) -> str:
+        """Who is compared with whom, for error messages."""
+        return (
+            f"{type(self).__name__} compares {teacher_shape} of "
+            f"{_place('teacher', self.teacher_layer_name)} with "
+            f"{student_shape} of "
+            f"{_place('student', self.student_layer_name)}."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return {
+            "teacher_layer_name": self.teacher_layer_name,
+            "student_layer_name": self.student_layer_name,
+            "projector": keras.saving.serialize_keras_object(self.projector),
+            "reduction": self.reduction,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DistillationLoss:
+        """Make the loss that `get_config` describes."""
+        projector = keras.saving.deserialize_keras_object(
+            config.get("projector")
+        )
+        return cls(**{**config, "projector": projector})
+
+    def _align(self, sample_weight: Any, y_pred: Any) -> Tensor:
+        """Weights with as many axes as the values of `call`.
+
+        Multiplying arrays of different ranks would pair the weights with the
+        wrong values wherever two sizes happen to be equal.
+        """
+        weights = ops.convert_to_tensor(sample_weight)
+        if len(weights.shape) > 1 and weights.shape[-1] == 1:
+            weights = ops.squeeze(weights, axis=-1)
+        student = keras.tree.flatten(y_pred)[0]
+        rank = len(student.shape) - 1 if self.per_position else 1
+        if len(weights.shape) > rank:
+            raise ValueError(
+                f"{self.name} has values of {rank} axes, but the sample "
+                f"weights have more. Received: sample_weight of shape "
+                f"{tuple(weights.shape)}. Pass one weight for each example."
+            )
+        while len(weights.shape) < rank:
+            weights = ops.expand_dims(weights, axis=-1)
+        return weights
+
+
+class LogitLoss(DistillationLoss):
+    """Base of the losses between logits.
+
+    Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
+        projector: As in `DistillationLoss`.
+        from_logits: Whether the teacher gives logits. `False` if it gives
+            probabilities: they are taken to log space, where a temperature
+            applies to them as to logits. `None` means logits, unless a
+            `Distiller` sees a softmax or sigmoid at the end of the teacher.
+            The student must give logits, or show its softmax or sigmoid to
+            the `Distiller` as its last layer.
+        class_map: For each class of the student, the index of the teacher's
+            class that it stands for. Needed where the teacher has other
+            classes; those that no entry names are left out, and the
+            probabilities of the rest are renormalised.
+        reduction: As in `keras.losses.Loss`.
+        name: As in `keras.losses.Loss`.
+        dtype: As in `DistillationLoss`.
+    """
+
+    per_position = True
+    #: What turns these logits into probabilities.
+    activation: str = "softmax"
+
+    def __init__(
+        self,
+        teacher_layer_name: LayerName = None,
+        student_layer_name: LayerName = None,
+        projector: Any = None,
+        from_logits: bool | None = None,
+        class_map: Sequence[int] | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            teacher_layer_name,
+            student_layer_name,
+            projector,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        self.from_logits = from_logits
+        self.class_map = None if class_map is None else list(class_map)
+
+    def call(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """How far the student is from the teacher, `(batch,)` values."""
+        if self.from_logits is False:
+            teacher = to_logits(teacher, self.activation)
+        if self.class_map is not None:
+            teacher = ops.take(teacher, self.class_map, axis=-1)
+        if len(teacher.shape) != len(student.shape) or (
+            teacher.shape[-1] != student.shape[-1]
+        ):
+            # NumPy-style broadcasting would hide this.
+            self.check_shapes(tuple(teacher.shape), tuple(student.shape))
+        return self.compare(teacher, student)
+
+    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """`call` for two tensors of logits over the same classes."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `compare(teacher, student)`."
+        )
+
+    def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
+        """Raise where teacher and student don't have the same classes."""
+        classes = teacher_shape[-1]
+        if self.class_map is not None:
+            wrong = [i for i in self.class_map if not 0 <= i < (classes or 0)]
+            if classes is not None and wrong:
+                raise ValueError(
+                    f"class_map names classes {wrong} that the teacher, with "
+                    f"{classes} classes, doesn't have. Received: "
+                    f"class_map={self.class_map}. Name indices from 0 to "
+                    f"{classes - 1}."
+                )
+            classes = len(self.class_map)
+        if len(teacher_shape) == len(student_shape) and (
+            None in (classes, student_shape[-1]) or classes == student_shape[-1]
+        ):
+            return
+        raise ValueError(
+            f"{self.describe(teacher_shape, student_shape)} "
+            f"Received: logits for {classes} and {student_shape[-1]} classes. "
+            "Pass class_map=[...], the teacher's class for each of the "
+            "student's, or projector=keras.layers.Dense(...)."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "class_map": self.class_map,
+        }
+
+
+def to_logits(probabilities: Tensor, activation: str) -> Tensor:
+    """Logits that give these probabilities, exact in log space.
+
+    A probability that underflowed to zero counts as the smallest number that
+    float32 tells from zero, so that values and gradients stay finite.
+
+    Args:
+        probabilities: Output of a softmax over the last axis, or of a sigmoid.
+        activation: `"softmax"` or `"sigmoid"`.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    logits = _log(probabilities)
+    if activation == "softmax":
+        return logits
+    return logits - _log(1 - probabilities)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return ops.log(ops.maximum(probabilities, 2.0**-126))
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _plain(names: Any) -> Any:
+    return list(names) if isinstance(names, (list, tuple)) else names
+
+
+def _length(names: Any) -> int | None:
+    return len(names) if isinstance(names, list) else None
+
+
+def _place(who: str, names: Any) -> str:
+    return f"the {who}'s output" if names is None else f"{who} layer {names!r}"
+
+
+def _check_projector(projector: Any, loss: str) -> Any:
+    layers = projector if isinstance(projector, (list, tuple)) else [projector]
+    for layer in layers:
+        if not (layer in (None, "auto") or isinstance(layer, keras.Layer)):
+            raise TypeError(
+                f"{loss} got a projector that is no Keras layer. "
+                f"Received: projector={projector!r}. Pass a keras.Layer, "
+                "'auto' or None."
+            )
+    return list(layers) if isinstance(projector, (list, tuple)) else projector
