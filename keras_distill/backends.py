@@ -66,9 +66,12 @@ def values_kept(
 
 
 def _copy(variable: Any) -> np.ndarray[Any, Any]:
-    return np.array(keras.ops.convert_to_numpy(variable))
+    return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
 def _is_lost(variable: Any) -> bool:
-    value = variable.value
-    return value is None or value.is_deleted()
+    try:
+        return bool(variable.value.is_deleted())
+    except TypeError:
+        # Its value was taken out: Keras looks for an initializer, in vain.
+        return True

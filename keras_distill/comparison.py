@@ -63,11 +63,14 @@ class Comparison:
         return tensors if isinstance(names, list) else tensors[0]
 
     def _logits(self, tensor: Any) -> Any:
-        assert isinstance(self.loss, LogitLoss)
+        loss = self.loss
+        assert isinstance(loss, LogitLoss)
         # In the loss's dtype: float16 has too few small numbers to take the
-        # logarithm of.
-        tensor = keras.ops.cast(tensor, self.loss.dtype)
-        return to_logits(tensor, self.loss.activation)
+        # logarithm of. As a layer, it passes masks on.
+        layer = keras.layers.Activation(
+            lambda x: to_logits(x, loss.activation), dtype=loss.dtype
+        )
+        return layer(tensor)
 
 
 def compare(

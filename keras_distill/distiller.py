@@ -158,7 +158,6 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         self._add_projectors()
         self._add_weights(loss_weights, hard_label_weight)
         self._add_terms()
-        self._compiled_by_default = False
         self.built = True
         self.compile()
 
@@ -286,7 +285,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 from the teacher alone.
             loss_weights: As in Keras, among the outputs' hard label losses.
             metrics: As in Keras; `"auto"` for the compiled student's, or
-                `HardLabelAccuracy`.
+                `HardLabelAccuracy`, unless `weighted_metrics` are given.
             weighted_metrics: As in Keras.
             run_eagerly: As in Keras.
             steps_per_execution: As in Keras.
@@ -313,10 +312,13 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         else:
             self._misses_hard_loss = False
         if isinstance(metrics, str) and metrics == "auto":
-            metrics = given.get("metrics", default_metrics(self.student))
-            weighted_metrics = weighted_metrics or given.get("weighted_metrics")
+            metrics = None
+            if weighted_metrics is None:
+                metrics = given.get("metrics", default_metrics(self.student))
+                weighted_metrics = given.get("weighted_metrics")
         if jit_compile == "auto" and not _supports_jit(self._given["teacher"]):
             jit_compile = False
+        self._saw_labels = False
         super().compile(
             optimizer=optimizer,
             # Keras would keep an earlier loss, or earlier metrics, for None.
@@ -345,15 +347,13 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        _check_batch(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not isinstance(x, TransferBatch):
             x = self._ask_teacher(x, state)
         result = super().train_step(*state, (x, y, sample_weight))
         if y is not None:
             return result
-        learned = {"loss", *(term.name for term in self._terms[1:])}
-        return _filter_logs(result, lambda name: name in learned)
+        return _filter_logs(result, lambda name: name in self._label_free())
 
     def test_step(self, *args: Any) -> Any:
         """Run the student alone.
@@ -361,8 +361,12 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        _check_batch(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            raise ValueError(
+                "`evaluate` compares the student with hard labels. Received: "
+                "a batch without labels. Pass y, or leave validation data out."
+            )
         if isinstance(x, TransferBatch):
             x = x.inputs
         result = super().test_step(*state, (x, y, sample_weight))
@@ -450,17 +454,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def _own_loss(
         self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
     ) -> Tensor:
-        if y is not None:
-            self._check_hard_loss()
-            return super().compute_loss(x, y, output, sample_weight, training)
-        first = keras.tree.flatten(output)[0]
-        if isinstance(first, keras.KerasTensor):
-            # Keras builds its state with symbolic tensors.
+        if y is None:  # Keras builds its state from unlabelled batches too.
             return ops.zeros(())
-        raise ValueError(
-            "`evaluate` compares the student with hard labels. Received: a "
-            "batch without labels. Pass y, or leave validation data out."
-        )
+        self._check_hard_loss()
+        return super().compute_loss(x, y, output, sample_weight, training)
 
     def _hard_loss(
         self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
@@ -504,7 +501,20 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             y_pred = y_pred.output
         if y is None:
             return self.get_metrics_result()
+        self._saw_labels = True
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """What `fit` logs: without labels, only what needs none."""
+        if self._saw_labels:
+            logs: dict[str, Any] = super().get_metrics_result()
+            return logs
+        # The metrics of `compile` take their shape from the first labels.
+        names = self._label_free()
+        return {m.name: m.result() for m in self.metrics if m.name in names}
+
+    def _label_free(self) -> set[str]:
+        return {"loss", *(term.name for term in self._terms[1:])}
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
@@ -568,7 +578,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         training run that was interrupted goes on exactly.
         """
         for name, variable in self._own_variables().items():
-            store[name] = ops.convert_to_numpy(variable)
+            store[name] = ops.convert_to_numpy(variable.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` stored."""
@@ -596,7 +606,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal distiller."""
         serialize = keras.saving.serialize_keras_object
-        numbers = [float(ops.convert_to_numpy(v)) for v in self.loss_weights]
+        numbers = [float(ops.convert_to_numpy(v.value)) for v in self.loss_weights]
         return {
             "teacher": serialize(self._given["teacher"])
             if self.save_teacher
@@ -607,7 +617,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             ],
             "loss_weights": numbers,
             "hard_label_weight": float(
-                ops.convert_to_numpy(self.hard_label_weight)
+                ops.convert_to_numpy(self.hard_label_weight.value)
             ),
             "teacher_inputs": serialize(self.teacher_inputs),
             "save_teacher": self.save_teacher,
@@ -695,15 +705,6 @@ def _as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
                 "objects; the loss on hard labels goes to compile(loss=...)."
             )
     return chosen
-
-
-def _check_batch(data: Any) -> None:
-    if isinstance(data, TransferBatch):
-        raise ValueError(
-            "Keras reads a tuple as (x, y, sample_weight), and a TransferBatch "
-            "is one. Received: a data set that yields TransferBatch itself. "
-            "Let it yield (batch,), (batch, y) or (batch, y, sample_weight)."
-        )
 
 
 def _supports_jit(model: keras.Model | None) -> bool:

@@ -24,6 +24,9 @@ class TransferBatch(NamedTuple):
     outputs that were stored earlier, is taken as it is: the teacher doesn't
     run.
 
+    A data set yields it as `(batch,)`, `(batch, y)` or `(batch, y,
+    sample_weight)`. Bare, Keras would read this tuple as those three.
+
     Attributes:
         inputs: What the student sees, any structure of tensors.
         teacher_output: The teacher's output, as the teacher returns it.
@@ -152,12 +155,9 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a model or a composite layer holds directly."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
-    public = [v for k, v in vars(layer).items() if not k.startswith("_")]
-    return [v for v in keras.tree.flatten(public) if _is_layer(v)]
-
-
-def _is_layer(value: Any) -> bool:
-    return isinstance(value, keras.Layer)
+    # As `Model.layers` has it. The attributes won't do: on PyTorch, a module
+    # keeps its submodules elsewhere.
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def find_layer(model: keras.Model, path: str) -> keras.Layer:
@@ -191,7 +191,7 @@ def select_inputs(model: keras.Model, inputs: Any) -> Any:
             "Rename the keys, or pass `teacher_inputs=` if it is the teacher "
             "that needs other inputs."
         )
-    if isinstance(model.input, dict):
+    if isinstance(_symbolic(model, "input"), dict):
         return {name: inputs[name] for name in names}
     if len(names) == 1:
         return inputs[names[0]]
@@ -253,6 +253,10 @@ def _symbolic(layer: keras.Layer, which: str) -> Any:
     # Keras raises AttributeError or ValueError where a layer has no graph or
     # was called several times.
     try:
-        return getattr(layer, which)
+        if isinstance(layer, keras.Sequential):
+            # Its `input` and `output` are those of a model it is part of.
+            tensors = layer.inputs if which == "input" else layer.outputs
+            return tensors[0] if len(tensors) == 1 else tensors
+        return layer.input if which == "input" else layer.output
     except (AttributeError, ValueError):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.losses.base import Tensor
+from keras_distill.losses.base import Tensor, align_weights
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -53,6 +53,18 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
             )
         self.activation = activation
         self.from_logits = from_logits
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Tensor:
+        """Weighted mean of `call` over the labelled examples."""
+        # Keras would take a list of numbers for a list of tensors.
+        y_true = ops.convert_to_tensor(y_true)
+        y_pred = ops.convert_to_tensor(y_pred)
+        if sample_weight is not None:
+            places = ops.shape(y_pred)[:-1]
+            sample_weight = align_weights(sample_weight, places, self)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`, 0 where there is no label."""
@@ -136,7 +148,9 @@ class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
             known = indices >= 0
         weights = ops.cast(known, self.dtype)
         if sample_weight is not None:
-            sample_weight = ops.cast(sample_weight, self.dtype)
+            sample_weight = ops.convert_to_tensor(sample_weight, self.dtype)
+            if len(sample_weight.shape) > 1 and sample_weight.shape[-1] == 1:
+                sample_weight = ops.squeeze(sample_weight, axis=-1)
             while len(sample_weight.shape) < len(weights.shape):
                 sample_weight = ops.expand_dims(sample_weight, axis=-1)
             weights = weights * sample_weight

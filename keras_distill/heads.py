@@ -9,7 +9,6 @@ import keras
 from keras_distill.features import (
     LayerName,
     find_layer,
-    sublayers,
     symbolic_output,
 )
 
@@ -41,47 +40,53 @@ def final_activation(model: keras.Model, name: LayerName = None) -> str | None:
     if isinstance(name, str) and not (
         isinstance(output, dict) and name in output
     ):
-        return _activation_of_layer(find_layer(model, name))
-    if output is None:
-        return None
+        try:
+            return _activation_of_layer(find_layer(model, name))
+        except ValueError:  # the key of an output that no graph shows
+            return None
     if name is not None:
-        output = output[name]
+        try:
+            output = output[name] if keras.tree.is_nested(output) else None
+        except (KeyError, IndexError, TypeError):  # no such output
+            return None
     tensors = keras.tree.flatten(output)
-    if len(tensors) != 1:
-        return None
-    return _activation_of_tensor(model, tensors[0])
+    return _activation_of_tensor(tensors[0]) if len(tensors) == 1 else None
 
 
-def _activation_of_tensor(model: keras.Model, tensor: Any) -> str | None:
-    operations = [
-        operation
-        for operation in model.operations
-        if any(t is tensor for t in keras.tree.flatten(_output(operation)))
-    ]
-    if not operations:
+def _activation_of_tensor(tensor: Any) -> str | None:
+    # Which call of which operation a symbolic tensor comes from. An
+    # operation's `output` won't do: a sub-model's belongs to another graph,
+    # and a layer that was called twice has none.
+    history = getattr(tensor, "_keras_history", None)
+    if history is None:
         return None
-    operation = operations[0]
+    operation, node, index = history
+    if isinstance(operation, keras.Model):
+        # Tensors of the sub-model's own graph; a subclassed one has none.
+        inner = getattr(operation, "outputs", None)
+        return _activation_of_tensor(inner[index]) if inner else None
+    if _passes_on(operation):
+        (source,) = operation._inbound_nodes[node].input_tensors
+        return _activation_of_tensor(source)
     if isinstance(operation, keras.Layer):
-        activation = _activation_of_layer(operation)
-        passes_on = isinstance(operation, _TRANSPARENT) or (
-            isinstance(operation, keras.layers.Activation)
-            and operation.get_config()["activation"] == "linear"
-        )
-        if passes_on and not isinstance(operation, keras.Model):
-            return _activation_of_tensor(model, operation.input)
-        return activation
+        return _activation_of_config(operation)
     # A function of keras.ops that was called on a symbolic tensor.
     kind = type(operation).__name__.lower()
     return kind if kind in _PROBABILITIES else None
 
 
 def _activation_of_layer(layer: keras.Layer) -> str | None:
-    if isinstance(layer, keras.Model):
-        if symbolic_output(layer) is None or not sublayers(layer):
-            return None
-        return final_activation(layer)
+    tensors = keras.tree.flatten(symbolic_output(layer))
+    if len(tensors) == 1 and tensors[0] is not None:
+        return _activation_of_tensor(tensors[0])
+    return _activation_of_config(layer)
+
+
+def _activation_of_config(layer: keras.Layer) -> str | None:
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return _activation_of_config(layer.layer)
     try:
         activation = layer.get_config().get("activation")
     except NotImplementedError:  # a custom layer without a config
@@ -89,8 +94,11 @@ def _activation_of_layer(layer: keras.Layer) -> str | None:
     return activation if activation in _PROBABILITIES else None
 
 
-def _output(operation: Any) -> Any:
-    try:
-        return operation.output
-    except (AttributeError, ValueError):  # called several times, or never
-        return None
+def _passes_on(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return bool(operation.get_config()["activation"] == "linear")
+    # `ops.cast` has no layer, and the class of its operation no public name.
+    return isinstance(operation, _TRANSPARENT) or (
+        not isinstance(operation, keras.Layer)
+        and type(operation).__name__ in ("Cast", "Reshape")
+    )

@@ -101,8 +101,15 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> Tensor:
         """Weighted mean of `call` over the batch, as Keras computes it."""
+        if not isinstance(self.teacher_layer_name, list):
+            # Keras would take a list of numbers for a list of tensors.
+            y_true, y_pred = self._array(y_true), self._array(y_pred)
         if sample_weight is not None:
-            sample_weight = self._align(sample_weight, y_pred)
+            student = keras.tree.flatten(y_pred)[0]
+            rank = len(student.shape) - 1 if self.per_position else 1
+            sample_weight = align_weights(
+                sample_weight, ops.shape(student)[:rank], self
+            )
         return super().__call__(y_true, y_pred, sample_weight)
 
     def make_projector(
@@ -167,26 +174,12 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         )
         return cls(**{**config, "projector": projector})
 
-    def _align(self, sample_weight: Any, y_pred: Any) -> Tensor:
-        """Weights with as many axes as the values of `call`.
-
-        Multiplying arrays of different ranks would pair the weights with the
-        wrong values wherever two sizes happen to be equal.
-        """
-        weights = ops.convert_to_tensor(sample_weight)
-        if len(weights.shape) > 1 and weights.shape[-1] == 1:
-            weights = ops.squeeze(weights, axis=-1)
-        student = keras.tree.flatten(y_pred)[0]
-        rank = len(student.shape) - 1 if self.per_position else 1
-        if len(weights.shape) > rank:
-            raise ValueError(
-                f"{self.name} has values of {rank} axes, but the sample "
-                f"weights have more. Received: sample_weight of shape "
-                f"{tuple(weights.shape)}. Pass one weight for each example."
-            )
-        while len(weights.shape) < rank:
-            weights = ops.expand_dims(weights, axis=-1)
-        return weights
+    def _array(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return ops.convert_to_tensor(value, self.dtype)
+        if isinstance(value, dict):  # a teacher's tensor, and labels
+            return {key: self._array(x) for key, x in value.items()}
+        return value
 
 
 class LogitLoss(DistillationLoss):
@@ -239,15 +232,12 @@ class LogitLoss(DistillationLoss):
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far the student is from the teacher, `(batch,)` values."""
+        # NumPy-style broadcasting would hide what doesn't fit.
+        self.check_shapes(tuple(teacher.shape), tuple(student.shape))
         if self.from_logits is False:
             teacher = to_logits(teacher, self.activation)
         if self.class_map is not None:
             teacher = ops.take(teacher, self.class_map, axis=-1)
-        if len(teacher.shape) != len(student.shape) or (
-            teacher.shape[-1] != student.shape[-1]
-        ):
-            # NumPy-style broadcasting would hide this.
-            self.check_shapes(tuple(teacher.shape), tuple(student.shape))
         return self.compare(teacher, student)
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
@@ -269,10 +259,15 @@ class LogitLoss(DistillationLoss):
                     f"{classes - 1}."
                 )
             classes = len(self.class_map)
-        if len(teacher_shape) == len(student_shape) and (
-            None in (classes, student_shape[-1]) or classes == student_shape[-1]
-        ):
+        if fits((*teacher_shape[:-1], classes), student_shape):
             return
+        if None in (classes, student_shape[-1]) or classes == student_shape[-1]:
+            raise ValueError(
+                f"{self.describe(teacher_shape, student_shape)} Their places "
+                "differ, not their classes. Received: logits of shapes "
+                f"{teacher_shape} and {student_shape}. Name layers whose "
+                "outputs differ in the last axis at most."
+            )
         raise ValueError(
             f"{self.describe(teacher_shape, student_shape)} "
             f"Received: logits for {classes} and {student_shape[-1]} classes. "
@@ -289,11 +284,53 @@ class LogitLoss(DistillationLoss):
         }
 
 
+def fits(teacher_shape: Shape, student_shape: Shape) -> bool:
+    """Whether shapes are equal, as far as they are known."""
+    return len(teacher_shape) == len(student_shape) and all(
+        t == s or None in (t, s)
+        for t, s in zip(teacher_shape, student_shape, strict=True)
+    )
+
+
+def align_weights(
+    sample_weight: Any, places: Any, loss: keras.losses.Loss
+) -> Tensor:
+    """Sample weights of the shape of a loss's values.
+
+    Multiplying arrays of different ranks would pair the weights with the
+    wrong values wherever two sizes happen to be equal.
+
+    Args:
+        sample_weight: A weight for each example, or for each place.
+        places: Shape of the values that they are for.
+        loss: The loss that has these values.
+
+    Returns:
+        A tensor of its own: where there is a mask, Keras multiplies it into
+        the weights, on PyTorch in place.
+
+    Raises:
+        ValueError: If the weights have more axes than the values.
+    """
+    weights = ops.convert_to_tensor(sample_weight, loss.dtype)
+    if len(weights.shape) > 1 and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, axis=-1)
+    if len(weights.shape) > len(places):
+        raise ValueError(
+            f"{loss.name} has values of {len(places)} axes, but the sample "
+            f"weights have more. Received: sample_weight of shape "
+            f"{tuple(weights.shape)}. Pass one weight for each example."
+        )
+    while len(weights.shape) < len(places):
+        weights = ops.expand_dims(weights, axis=-1)
+    return weights * ops.ones(places, loss.dtype)
+
+
 def to_logits(probabilities: Tensor, activation: str) -> Tensor:
     """Logits that give these probabilities, exact in log space.
 
-    A probability that underflowed to zero counts as the smallest number that
-    float32 tells from zero, so that values and gradients stay finite.
+    A probability that underflowed to zero, or nearly, counts as 2**-110, so
+    that values stay finite, as do gradients: they are divided by it.
 
     Args:
         probabilities: Output of a softmax over the last axis, or of a sigmoid.
@@ -309,7 +346,9 @@ def to_logits(probabilities: Tensor, activation: str) -> Tensor:
 
 
 def _log(probabilities: Tensor) -> Tensor:
-    return ops.log(ops.maximum(probabilities, 2.0**-126))
+    # Not `maximum`, whose gradient on JAX is infinity times zero here.
+    least = 2.0**-110
+    return ops.log(ops.where(probabilities > least, probabilities, least))
 
 
 def _snake_case(name: str) -> str:

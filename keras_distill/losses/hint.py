@@ -7,7 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, LayerName, Shape, Tensor
+from keras_distill.losses.base import (
+    DistillationLoss,
+    LayerName,
+    Shape,
+    Tensor,
+    fits,
+)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -71,21 +77,28 @@ class Hint(DistillationLoss):
             dtype=dtype,
         )
 
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Tensor:
+        """Weighted mean of `call`; places that Keras masked don't count."""
+        mask = getattr(y_pred, "_keras_mask", None)
+        if mask is not None:
+            # Keras would apply the mask of a sequence to its one value.
+            y_true, y_pred = _without_padding(
+                ops.cast(y_true, self.dtype), ops.cast(y_pred, self.dtype), mask
+            )
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""
-        if tuple(teacher.shape[1:]) != tuple(student.shape[1:]):
-            # NumPy-style broadcasting would hide this.
-            self.check_shapes(tuple(teacher.shape), tuple(student.shape))
+        # NumPy-style broadcasting would hide what doesn't fit.
+        self.check_shapes(tuple(teacher.shape), tuple(student.shape))
         squares = ops.square(teacher - student)
         return ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
 
     def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
         """Raise where the shapes differ."""
-        same_rank = len(teacher_shape) == len(student_shape)
-        pairs = zip(teacher_shape[1:], student_shape[1:], strict=False)
-        if not same_rank or any(
-            t != s and None not in (t, s) for t, s in pairs
-        ):
+        if not fits(teacher_shape, student_shape):
             raise ValueError(
                 f"{self.describe(teacher_shape, student_shape)} "
                 f"Received: projector={self.projector!r}. Pass "
@@ -132,3 +145,15 @@ def _linear(width: int | None, maps: bool) -> keras.Layer:
     if maps:
         return keras.layers.Conv2D(width, 1, name="projector")
     return keras.layers.Dense(width, name="projector")
+
+
+def _without_padding(
+    teacher: Tensor, student: Tensor, mask: Tensor
+) -> list[Tensor]:
+    """Both with zeros for padding, and a mean square over the rest alone."""
+    mask = ops.cast(mask, student.dtype)
+    while len(mask.shape) < len(student.shape):
+        mask = ops.expand_dims(mask, axis=-1)
+    share = ops.mean(mask, axis=tuple(range(1, len(mask.shape))), keepdims=True)
+    scale = mask / ops.sqrt(ops.maximum(share, 1e-12))
+    return [ops.where(mask > 0, x * scale, 0.0) for x in (teacher, student)]

@@ -1,0 +1,130 @@
+"""The inputs and outputs of a LiteRT file, as its student tells them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any, NamedTuple
+
+import keras
+
+
+class TensorInfo(NamedTuple):
+    """An input or output of a LiteRT file.
+
+    Attributes:
+        name: Its name in the file's signature.
+        shape: Its shape, with the batch of 1.
+        dtype: Its NumPy dtype's name.
+
+    Example:
+        >>> TensorInfo("image", (1, 32, 32, 3), "float32").name
+        'image'
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def describe_inputs(
+    student: keras.Model,
+) -> tuple[Any, tuple[TensorInfo, ...]]:
+    """What the file's inputs will be.
+
+    Returns:
+        The inputs' names in the structure of the student's inputs, and the
+        inputs in the order of that structure's leaves.
+    """
+    tensors = _symbolic_inputs(student)
+    names = name_tensors(tensors, "input")
+    flat = zip(
+        keras.tree.flatten(names), keras.tree.flatten(tensors), strict=True
+    )
+    return names, tuple(_describe_input(name, t) for name, t in flat)
+
+
+def _describe_input(name: str, tensor: keras.KerasTensor) -> TensorInfo:
+    batch, *shape = tensor.shape
+    if batch not in (None, 1) or None in shape:
+        raise ValueError(
+            "A LiteRT file has fixed shapes and a batch of 1. Received: input "
+            f"'{name}' of shape {tensor.shape}. Give the student one shape: "
+            "`keras.Sequential([keras.Input((224, 224, 3)), student])`."
+        )
+    if tensor.dtype == "string":
+        raise ValueError(
+            "LiteRT's built-in operations don't read text. Received: input "
+            f"'{name}' of dtype string. Export the part of the student that "
+            "takes token ids."
+        )
+    return TensorInfo(name, (1, *shape), float32_name(tensor.dtype))
+
+
+def _symbolic_inputs(student: keras.Model) -> Any:
+    if isinstance(student, keras.Sequential):
+        return student.inputs[0]
+    # A Functional model has it, and a subclassed one that was called on
+    # symbolic inputs.
+    with contextlib.suppress(AttributeError, ValueError):
+        return student.input
+    shape = (student.get_build_config() or {}).get("input_shape")
+    has_ids = any(
+        isinstance(v, keras.layers.Embedding) for v in layers_of(student)
+    )
+    if shape is None or has_ids:
+        raise ValueError(
+            "Keras doesn't know all inputs of a subclassed model: not those "
+            "after the first argument, and not that an Embedding takes "
+            f"integers. Received: student='{student.name}'. Wrap it: `inputs = "
+            'keras.Input((128,), dtype="int32")`, then `keras.Model(inputs, '
+            "student(inputs))`."
+        )
+    return keras.tree.map_shape_structure(
+        lambda s: keras.KerasTensor((None, *s[1:]), "float32"), shape
+    )
+
+
+def name_tensors(structure: Any, prefix: str) -> Any:
+    """The structure with a name in the place of each tensor.
+
+    Names are the user's: keys of a dict, names of `keras.Input`. Keras' own
+    names count up with the session, so tensors without a name get a position.
+    """
+    names: list[str] = []
+    for i, (path, tensor) in enumerate(keras.tree.flatten_with_path(structure)):
+        name = "_".join(key for key in path if isinstance(key, str))
+        if not name and isinstance(tensor, keras.KerasTensor):
+            name = re.sub(r"^keras_tensor(_\d+)?$", "", tensor.name)
+        name = re.sub(r"\W", "_", name)
+        names.append(f"{prefix}_{i}" if name in ["", *names] else name)
+    return keras.tree.pack_sequence_as(structure, names)
+
+
+def float32_name(name: str) -> str:
+    """The name of a dtype or policy, with float32 for every other float."""
+    floats = {"float16", "bfloat16", "float64"}
+    policies = {"mixed_float16", "mixed_bfloat16"}
+    return "float32" if name in floats | policies else name
+
+
+def layers_of(model: keras.Model) -> list[keras.Layer]:
+    """The model and every layer in it, also those in private attributes."""
+    seen: dict[int, keras.Layer] = {}
+    waiting = [model]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in seen:
+            seen[id(layer)] = layer
+            waiting += _layers_in(list(vars(layer).values()))
+    return list(seen.values())
+
+
+def _layers_in(value: Any) -> list[keras.Layer]:
+    if isinstance(value, keras.Layer):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set):
+        return []
+    return [layer for item in value for layer in _layers_in(item)]

@@ -1,0 +1,74 @@
+"""Small models and data that many tests share."""
+
+import keras
+import numpy as np
+from keras import layers
+
+CLASSES = 3
+
+
+def images(count=40, seed=0):
+    """Images of random numbers and their labels."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(count, 8, 8, 1)).astype("float32")
+    return x, np.arange(count) % CLASSES
+
+
+def cnn(width=4, seed=1, name=None, classes=CLASSES, dropout=0.0):
+    """A small convolutional network whose layers have names."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(width, 3, padding="same", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Activation("relu", name="relu"),
+            layers.MaxPooling2D(2, name="pool"),
+            layers.Dropout(dropout, name="drop", seed=5),
+            layers.Flatten(),
+            layers.Dense(classes, name="logits"),
+        ],
+        name=name,
+    )
+
+
+def mlp(width=6, seed=1, name=None, dropout=0.0):
+    """The smallest student, for tests that need no more: it compiles fast."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Flatten(),
+            layers.Dense(width, activation="relu", name="hidden"),
+            layers.Dropout(dropout, name="drop", seed=5),
+            layers.Dense(CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
+def teacher(seed=7):
+    """A wider network than `cnn()`, with a different start."""
+    model = cnn(16, seed=seed, name="teacher")
+    model.get_layer("norm").moving_mean.assign(np.full(16, 0.1))
+    return model
+
+
+def values(variables):
+    """Copies of variables' values."""
+    return [np.array(keras.ops.convert_to_numpy(v.value)) for v in variables]
+
+
+def crossentropy():
+    """The usual loss of `cnn()`."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def assert_same_values(ours, theirs, tolerance=0.0):
+    """Equal lists of arrays, to the bit or to an absolute tolerance."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)
