@@ -1,7 +1,10 @@
 """Knowledge distillation for Keras 3, from teacher to device."""
 
+from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill.distiller import Distiller as Distiller
+from keras_distill.export import LiteRTArtifact as LiteRTArtifact
+from keras_distill.export import export_litert as export_litert
 from keras_distill.features import TransferBatch as TransferBatch
 from keras_distill.hard_labels import HardLabelAccuracy as HardLabelAccuracy
 from keras_distill.hard_labels import HardLabels as HardLabels
@@ -10,6 +13,9 @@ __all__ = [
     "Distiller",
     "HardLabelAccuracy",
     "HardLabels",
+    "LiteRTArtifact",
     "TransferBatch",
+    "export",
+    "export_litert",
     "losses",
 ]

@@ -12,19 +12,23 @@ import keras
 from keras import ops
 
 from keras_distill.backends import no_gradient, values_kept
+from keras_distill.checks import (
+    as_losses,
+    check_models,
+    labels_for,
+    supports_jit,
+    weights_for,
+)
 from keras_distill.comparison import compare
 from keras_distill.defaults import (
     compile_arguments,
     default_hard_loss,
-    default_losses,
     default_metrics,
 )
 from keras_distill.features import (
     TransferBatch,
-    check_input_dtypes,
+    check_inputs,
     select_inputs,
-    sublayers,
-    symbolic_inputs,
 )
 from keras_distill.losses.base import DistillationLoss, Tensor
 
@@ -136,12 +140,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         save_teacher: bool = True,
         name: str | None = None,
     ) -> None:
-        _check_models(teacher, student)
+        check_models(teacher, student)
         # Inputs go to the student as they came; it casts them itself.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
-        if teacher is not None and teacher_inputs is None:
-            _check_input_shapes(teacher, student)
-        chosen = _as_losses(losses, student)
+        chosen = as_losses(losses, student)
         views = compare(teacher, student, chosen)
         # In a tuple inside a proxy, Keras doesn't see the teacher: it is no
         # sublayer, so nothing that is done to the distiller's layers (such as
@@ -316,7 +318,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             if weighted_metrics is None:
                 metrics = given.get("metrics", default_metrics(self.student))
                 weighted_metrics = given.get("weighted_metrics")
-        if jit_compile == "auto" and not _supports_jit(self._given["teacher"]):
+        if jit_compile == "auto" and not supports_jit(self._given["teacher"]):
             jit_compile = False
         self._saw_labels = False
         super().compile(
@@ -391,7 +393,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             seen = inputs
             if self.teacher_inputs is not None:
                 seen = self.teacher_inputs(inputs)
-            check_input_dtypes(self._teacher_view.model, seen)
+            check_inputs(self._teacher_view.model, seen)
             output, features = self._teacher_view(seen, training=False)
         output, features = keras.tree.map_structure(
             ops.stop_gradient, (output, features)
@@ -445,8 +447,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 x.teacher_output, x.teacher_features
             )
             if loss.uses_labels:
-                teacher = {"teacher": teacher, "labels": _needed(y, loss)}
-            value = loss(teacher, student, _weights_for(loss, sample_weight))
+                teacher = {"teacher": teacher, "labels": labels_for(y, loss)}
+            value = loss(teacher, student, weights_for(loss, sample_weight))
             self._follow(term, value, x)
             total = total + ops.cast(value, total.dtype) * weight
         return total
@@ -606,7 +608,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal distiller."""
         serialize = keras.saving.serialize_keras_object
-        numbers = [float(ops.convert_to_numpy(v.value)) for v in self.loss_weights]
+        numbers = [
+            float(ops.convert_to_numpy(v.value)) for v in self.loss_weights
+        ]
         return {
             "teacher": serialize(self._given["teacher"])
             if self.save_teacher
@@ -645,107 +649,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         return cls(**{**config, **made})
 
 
-def _check_models(teacher: Any, student: Any) -> None:
-    for who, model in (("teacher", teacher), ("student", student)):
-        if model is None and who == "teacher":
-            continue
-        if not isinstance(model, keras.Model):
-            raise TypeError(
-                f"The {who} must be a keras.Model. Received: {who}={model!r} "
-                f"of type {type(model).__name__}. Arguments come in the order "
-                "teacher, student."
-            )
-        if not model.built:
-            raise ValueError(
-                f"The {who} isn't built, so it has no weights yet. Received: "
-                f"{who}='{model.name}'. Call it on a batch, or begin it with "
-                "keras.Input."
-            )
-    if teacher is None:
-        return
-    theirs = {id(v): v.path for v in teacher.variables}
-    shared = [theirs[id(v)] for v in student.variables if id(v) in theirs]
-    if teacher is student or shared:
-        raise ValueError(
-            "Teacher and student share weights, so training the student would "
-            f"change the teacher. Received: teacher='{teacher.name}', "
-            f"student='{student.name}', which share {shared[:5]}. Copy the "
-            "layers, for instance with keras.models.clone_model and "
-            "set_weights."
-        )
-
-
-def _check_input_shapes(teacher: keras.Model, student: keras.Model) -> None:
-    specs = symbolic_inputs(teacher), symbolic_inputs(student)
-    if not all(isinstance(spec, keras.KerasTensor) for spec in specs):
-        return
-    theirs, ours = (tuple(spec.shape) for spec in specs)
-    if len(theirs) != len(ours) or any(
-        t != s and None not in (t, s)
-        for t, s in zip(theirs[1:], ours[1:], strict=True)
-    ):
-        raise ValueError(
-            "Teacher and student take inputs of different shapes. Received: "
-            f"{theirs} for teacher '{teacher.name}', {ours} for student "
-            f"'{student.name}'. Pass teacher_inputs=..., a function or layer "
-            "that makes the teacher's inputs from the student's (such as "
-            "keras.layers.Resizing), or put such a layer into the model."
-        )
-
-
-def _as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
-    if losses is None:
-        return default_losses(student)
-    chosen = list(losses) if isinstance(losses, (list, tuple)) else [losses]
-    for loss in chosen:
-        if not isinstance(loss, DistillationLoss):
-            raise TypeError(
-                "A distiller takes losses between a teacher and a student. "
-                f"Received: losses={losses!r}. Pass keras_distill.losses "
-                "objects; the loss on hard labels goes to compile(loss=...)."
-            )
-    return chosen
-
-
-def _supports_jit(model: keras.Model | None) -> bool:
-    if model is None:
-        return True
-    return bool(model.supports_jit) and all(
-        _supports_jit(layer) for layer in sublayers(model)
-    )
-
-
 def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
     """Some of a step's logs; on JAX, they are the first of two results."""
     logs, *state = result if isinstance(result, tuple) else (result,)
     logs = {name: value for name, value in logs.items() if keep(name)}
     return (logs, *state) if state else logs
-
-
-def _needed(y: Any, loss: DistillationLoss) -> Any:
-    if y is None:
-        raise ValueError(
-            f"{type(loss).__name__} needs hard labels. Received: a batch "
-            "without labels. Pass y, or use a loss that needs none."
-        )
-    return y
-
-
-def _weights_for(loss: DistillationLoss, sample_weight: Any) -> Any:
-    """The sample weights of the output that a loss looks at."""
-    if not keras.tree.is_nested(sample_weight):
-        return sample_weight
-    name = loss.student_layer_name
-    inside = (
-        name in sample_weight
-        if isinstance(sample_weight, dict)
-        else isinstance(name, int) and name < len(sample_weight)
-    )
-    if not inside:
-        raise ValueError(
-            f"{loss.name} looks at {name!r}, and the sample weights are given "
-            f"by output. Received: sample_weight of {len(sample_weight)} "
-            "arrays. Pass one array for all outputs, or name an output in "
-            "student_layer_name."
-        )
-    return sample_weight[name]

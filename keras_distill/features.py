@@ -224,8 +224,8 @@ def symbolic_inputs(model: keras.Model) -> Any:
     )
 
 
-def check_input_dtypes(model: keras.Model, inputs: Any) -> None:
-    """Raise where a model would cut fractions off its inputs."""
+def check_inputs(model: keras.Model, inputs: Any) -> None:
+    """Raise where a batch isn't what a teacher's graph takes."""
     graph = _symbolic(model, "input")
     if graph is None:
         return
@@ -234,13 +234,25 @@ def check_input_dtypes(model: keras.Model, inputs: Any) -> None:
         keras.tree.flatten(select_inputs(model, inputs)),
         strict=False,
     ):
-        given = keras.backend.standardize_dtype(value.dtype)
-        if "int" in spec.dtype and "float" in given:
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        wrong = [
+            f"a size of {given} instead of {wanted}"
+            for wanted, given in zip(
+                spec.shape[1:], value.shape[1:], strict=False
+            )
+            if wanted != given and None not in (wanted, given)
+        ]
+        if "int" in spec.dtype and "float" in dtype:
+            # Keras would cut the fractions off.
+            wrong.append(f"{dtype} instead of {spec.dtype}")
+        if wrong:
             raise ValueError(
-                f"Teacher '{model.name}' takes {spec.dtype} and would cut the "
-                f"fractions off. Received: inputs of dtype {given}. Pass "
-                "teacher_inputs=..., a function that gives what the teacher "
-                "was trained on."
+                f"Teacher '{model.name}' can't take the batch's inputs. "
+                f"Received: {wrong[0]}, in inputs of shape "
+                f"{tuple(value.shape)} where it takes {spec.shape}. Pass "
+                "teacher_inputs=..., a function or layer that makes the "
+                "teacher's inputs from the batch's (such as "
+                "keras.layers.Resizing)."
             )
 
 

@@ -1,0 +1,96 @@
+"""What a Distiller makes sure of, so that mistakes show early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_distill.defaults import default_losses
+from keras_distill.features import sublayers
+from keras_distill.losses.base import DistillationLoss
+
+
+def check_models(teacher: Any, student: Any) -> None:
+    """Raise unless both are built models that share no weights."""
+    for who, model in (("teacher", teacher), ("student", student)):
+        if model is None and who == "teacher":
+            continue
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"The {who} must be a keras.Model. Received: {who}={model!r} "
+                f"of type {type(model).__name__}. Arguments come in the order "
+                "teacher, student."
+            )
+        if not model.built:
+            raise ValueError(
+                f"The {who} isn't built, so it has no weights yet. Received: "
+                f"{who}='{model.name}'. Call it on a batch, or begin it with "
+                "keras.Input."
+            )
+    if teacher is None:
+        return
+    theirs = {id(v): v.path for v in teacher.variables}
+    shared = [theirs[id(v)] for v in student.variables if id(v) in theirs]
+    if teacher is student or shared:
+        raise ValueError(
+            "Teacher and student share weights, so training the student would "
+            f"change the teacher. Received: teacher='{teacher.name}', "
+            f"student='{student.name}', which share {shared[:5]}. Copy the "
+            "layers, for instance with keras.models.clone_model and "
+            "set_weights."
+        )
+
+
+def as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
+    """Losses as a list, however they were given."""
+    if losses is None:
+        return default_losses(student)
+    chosen = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    for loss in chosen:
+        if not isinstance(loss, DistillationLoss):
+            raise TypeError(
+                "A distiller takes losses between a teacher and a student. "
+                f"Received: losses={losses!r}. Pass keras_distill.losses "
+                "objects; the loss on hard labels goes to compile(loss=...)."
+            )
+    return chosen
+
+
+def supports_jit(model: keras.Model | None) -> bool:
+    """Whether XLA can compile all layers of a model."""
+    if model is None:
+        return True
+    return bool(model.supports_jit) and all(
+        supports_jit(layer) for layer in sublayers(model)
+    )
+
+
+def labels_for(y: Any, loss: DistillationLoss) -> Any:
+    """The labels, for a loss that needs them."""
+    if y is None:
+        raise ValueError(
+            f"{type(loss).__name__} needs hard labels. Received: a batch "
+            "without labels. Pass y, or use a loss that needs none."
+        )
+    return y
+
+
+def weights_for(loss: DistillationLoss, sample_weight: Any) -> Any:
+    """The sample weights of the output that a loss looks at."""
+    if not keras.tree.is_nested(sample_weight):
+        return sample_weight
+    name = loss.student_layer_name
+    inside = (
+        name in sample_weight
+        if isinstance(sample_weight, dict)
+        else isinstance(name, int) and name < len(sample_weight)
+    )
+    if not inside:
+        raise ValueError(
+            f"{loss.name} looks at {name!r}, and the sample weights are given "
+            f"by output. Received: sample_weight of {len(sample_weight)} "
+            "arrays. Pass one array for all outputs, or name an output in "
+            "student_layer_name."
+        )
+    return sample_weight[name]

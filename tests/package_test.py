@@ -1,0 +1,153 @@
+"""The package's shape: what it exports, imports and costs to import."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+import types
+
+import keras
+import pytest
+
+import keras_distill as kd
+
+PACKAGE = pathlib.Path(kd.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages([str(PACKAGE)], "keras_distill.")
+)
+# Who may import whom inside the package; every module may import itself.
+ALLOWED = {
+    "backends": set(),
+    "features": set(),
+    "losses.base": set(),
+    "losses": {"losses"},
+    "losses.*": {"losses.base"},
+    "heads": {"features"},
+    "hard_labels": {"losses.base"},
+    "comparison": {"features", "heads", "losses.base"},
+    "defaults": {
+        "comparison",
+        "hard_labels",
+        "heads",
+        "losses.base",
+        "losses.soft_targets",
+    },
+    "distiller": {
+        "backends",
+        "checks",
+        "comparison",
+        "defaults",
+        "features",
+        "losses.base",
+    },
+    "checks": {"defaults", "features", "losses.base"},
+    "export": {"export"},
+    "export.*": {"export"},
+}
+
+
+def imports(path):
+    """Modules that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_design(module):
+    name = module.removeprefix("keras_distill.")
+    parent = name.split(".")[0]
+    allowed = ALLOWED.get(name, ALLOWED.get(f"{parent}.*"))
+    assert allowed is not None, f"say in ALLOWED what {name} may import"
+    path = PACKAGE / (name.replace(".", "/") + ".py")
+    if not path.exists():
+        path = path.with_suffix("") / "__init__.py"
+    for imported in imports(path):
+        assert not imported.startswith("keras.src")
+        if not imported.startswith("keras_distill"):
+            continue
+        inside = imported.removeprefix("keras_distill").removeprefix(".")
+        assert inside, f"{name} imports the package's front"
+        assert any(
+            inside == other or inside.startswith(f"{other}.")
+            for other in allowed
+        ), f"{name} may not import {inside}"
+
+
+@pytest.mark.parametrize("module", [kd, kd.losses, kd.export])
+def test_all_is_sorted_and_exact(module):
+    assert module.__all__ == sorted(module.__all__)
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (name in module.__all__ or not isinstance(value, types.ModuleType))
+    }
+    assert public == set(module.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    if keras.backend.backend() != "tensorflow" and ".export." in module:
+        pytest.skip("an export takes ten seconds, and is the same on each")
+    results = doctest.testmod(
+        importlib.import_module(module),
+        optionflags=doctest.NORMALIZE_WHITESPACE,
+    )
+    assert results.failed == 0
+
+
+def test_readme_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_public_objects_are_documented():
+    for module in (kd, kd.losses, kd.export):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name
+    for public in (kd.Distiller, kd.HardLabels, kd.TransferBatch):
+        assert "Example:" in public.__doc__
+    assert "Example:" in kd.export_litert.__doc__
+
+
+def test_importing_brings_no_framework_but_the_backends():
+    script = (
+        "import sys, keras\n"
+        "before = set(sys.modules)\n"
+        "import keras_distill\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout
+    brought = {name.split(".")[0] for name in printed.split()}
+    assert "keras_distill" in brought
+    heavy = {"tensorflow", "jax", "torch", "ai_edge_litert", "sklearn"}
+    assert not brought & heavy
+
+
+def test_the_changelog_knows_this_version():
+    version = re.search(
+        r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M
+    )[1]
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text()
+    assert f"## {version}" in changes

@@ -1,0 +1,55 @@
+"""Run every check: lint, types, and the tests on each backend.
+
+    python tests/run.py [--only tensorflow]
+
+One process for each backend. Says at the end what failed.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
+CHECKS = {
+    "lint": [sys.executable, "-m", "ruff", "check", "."],
+    "format": [sys.executable, "-m", "ruff", "format", "--check", "."],
+    "types": [sys.executable, "-m", "mypy"],
+    "tensorflow": PYTEST,
+    "jax": PYTEST,
+    "torch": PYTEST,
+    # Keras' NumPy backend computes in float64, and in plain sight.
+    "numpy": [*PYTEST, "tests/losses"],
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--only", choices=CHECKS, nargs="+", help="the checks to run"
+    )
+    chosen = parser.parse_args().only or list(CHECKS)
+    failed = []
+    for name in chosen:
+        started = time.perf_counter()
+        print(f"== {name}", flush=True)
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": name,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        code = subprocess.run(
+            CHECKS[name], cwd=ROOT, env=environment, check=False
+        ).returncode
+        print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
+        if code:
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
