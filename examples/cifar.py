@@ -29,7 +29,6 @@ import numpy as np
 from keras import layers
 
 import keras_distill as kd
-from keras_distill.export import export_litert
 
 PADDING = 4
 # How many times smaller than the teacher a student is, at the least.
@@ -133,11 +132,11 @@ class Progress(keras.callbacks.Callback):
         return int(steps) // len(self.views)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """As Keras calls it, before it asks for the epoch's first batch."""
+        """Before Keras asks for the epoch's first batch."""
         self.views.epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """As Keras calls it, after validation."""
+        """After the epoch's validation."""
         put(self.path, self.model.save_weights)
 
 
@@ -223,10 +222,18 @@ def parse_arguments() -> argparse.Namespace:
             help=f"{meaning} (default: {getattr(REAL, name)}, "
             f"--quick: {getattr(QUICK, name)})",
         )
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--temperature", type=float, default=4.0)
-    parser.add_argument("--hard-label-weight", type=float, default=0.1)
+    for option, default, meaning in (
+        ("batch-size", 128, "images in a step"),
+        ("learning-rate", 0.1, "rate at the beginning of the cosine"),
+        ("temperature", 4.0, "temperature of the soft targets"),
+        ("hard-label-weight", 0.1, "weight of the labels beside the teacher"),
+    ):
+        parser.add_argument(
+            f"--{option}",
+            type=type(default),
+            default=default,
+            help=f"{meaning} (default: {default})",
+        )
     parser.add_argument(
         "--seed",
         type=int,
@@ -250,6 +257,8 @@ def parse_arguments() -> argparse.Namespace:
     for name, value in plan._asdict().items():
         if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
+    if arguments.train_size < arguments.batch_size:
+        parser.error("--train-size is less than one batch")
     if arguments.output is None:
         ending = "-quick" if arguments.quick else ""
         arguments.output = pathlib.Path(
@@ -419,7 +428,7 @@ def report(
 ) -> None:
     """Use the test set, once, and write what came of it."""
     images = test.images.astype("float32")
-    artifact = export_litert(distilled, arguments.output / "student.tflite")
+    artifact = kd.export_litert(distilled, arguments.output / "student.tflite")
     models = {
         "teacher": teacher,
         "student alone": alone,

@@ -66,7 +66,7 @@ def main() -> None:
     choose_backend(arguments.backend)
     started = time.perf_counter()
 
-    from keras_distill.export import export_litert
+    import keras_distill as kd
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     data = load_data()
@@ -92,7 +92,7 @@ def main() -> None:
     # The first, not the best: nothing is chosen by what it scores.
     student = students[0]
     student.save(arguments.output / "quickstart_student.keras")
-    artifact = export_litert(
+    artifact = kd.export_litert(
         student, arguments.output / "quickstart_student.tflite"
     )
     on_litert = compare(

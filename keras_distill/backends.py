@@ -27,41 +27,47 @@ def no_gradient() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def values_kept(
-    constant: Sequence[Any], trained: Callable[[], Sequence[Any]]
+    constant: Sequence[Any], changing: Callable[[], Sequence[Any]], trains: bool
 ) -> Iterator[None]:
     """Bring variables back that a failed or interrupted loop has lost.
 
-    On JAX a training loop takes the values out of the variables and gives
-    their memory away; an exception at the wrong moment loses them for good.
-    So a copy is kept in host memory. Where it is needed, the constant variables
-    come back as they were; the trained ones all go back to their values from
-    before the loop, with a warning, since half of a step would be worse.
+    On JAX a loop takes the values out of the variables and gives their memory
+    away; an exception at the wrong moment loses them for good. So copies are
+    kept in host memory. Where they are needed, all variables go back to their
+    values from before the loop, with a warning if steps are lost: half of a
+    step would be worse.
 
     Args:
         constant: Variables that the loop doesn't change.
-        trained: Gives the variables that it does change.
+        changing: Gives the variables that it does change.
+        trains: Whether it changes them on purpose.
     """
     if keras.backend.backend() != "jax":
         yield
         return
     kept = [(v, _copy(v)) for v in constant]
-    before = [(v, _copy(v)) for v in trained()]
+    before = [(v, v.value, _copy(v)) for v in changing()]
     try:
         yield
     except BaseException:
-        for variable, value in kept:
+        for variable, copy in kept:
             if _is_lost(variable):
-                variable.assign(value)
-        if any(_is_lost(v) for v in trained()):
-            for variable, value in before:
-                variable.assign(value)
-            warnings.warn(
-                "The training loop stopped inside a step, and JAX had given "
-                "the memory of the weights away. The student is as it was "
-                "before this call. To lose less next time, save checkpoints "
-                "(keras.callbacks.BackupAndRestore).",
-                stacklevel=4,
-            )
+                variable.assign(copy)
+        if any(_is_lost(v) for v in changing()):
+            for variable, _, copy in before:
+                variable.assign(copy)
+            for variable in changing():
+                if _is_lost(variable):  # a metric that the loop made
+                    variable.assign(np.zeros(variable.shape))
+            # What was never given away didn't take a step.
+            if trains and any(value.is_deleted() for _, value, _ in before):
+                warnings.warn(
+                    "The training loop stopped inside a step, and JAX had "
+                    "given the memory of the weights away. The student is as "
+                    "it was before this call. To lose less next time, save "
+                    "checkpoints (keras.callbacks.BackupAndRestore).",
+                    stacklevel=4,
+                )
         raise
 
 

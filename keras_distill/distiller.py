@@ -520,7 +520,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
-        with self._values_kept():
+        with self._values_kept(trains=True):
             return super().fit(*args, **kwargs)
 
     @functools.wraps(keras.Model.evaluate)
@@ -534,7 +534,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             return super().predict(*args, **kwargs)
 
     @contextmanager
-    def _values_kept(self) -> Iterator[None]:
+    def _values_kept(self, trains: bool = False) -> Iterator[None]:
         if self._keeps_values:  # validation within fit
             yield
             return
@@ -544,7 +544,12 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         try:
             with values_kept(
                 self._teacher_variables(),
-                lambda: self.variables + self.optimizer.variables,
+                lambda: [
+                    *self.variables,
+                    *self.optimizer.variables,
+                    *self.metrics_variables,
+                ],
+                trains,
             ):
                 yield
         finally:

@@ -1,6 +1,7 @@
 """What every test needs: the backend, and the same start each time."""
 
 import os
+import pathlib
 
 # PyTorch and TensorFlow each bring their own copies of some libraries; loaded
 # in the other order, they crash.
@@ -9,6 +10,15 @@ if os.environ.get("KERAS_BACKEND") == "torch":
 
 import keras
 import pytest
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+    # Many tests compile the same small programs.
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture(autouse=True)
