@@ -136,8 +136,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
-        help="what Keras runs on; by default what KERAS_BACKEND says, or else "
-        "the first of these that is installed",
+        help="what Keras runs on (default: what KERAS_BACKEND says, or else "
+        "tensorflow)",
     )
     parser.add_argument(
         "--seeds",
@@ -153,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     tuning = parser.add_argument_group(
         "to try other settings",
-        "The defaults were chosen by the validation images. To choose others, "
+        "The defaults were chosen by the validation images. To choose others,\n"
         "pass --split validation, and leave the test images for the end.",
     )
     tuning.add_argument(

@@ -321,12 +321,14 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if jit_compile == "auto" and not supports_jit(self._given["teacher"]):
             jit_compile = False
         self._saw_labels = False
+        for term in self._terms:
+            term.reset_state()
         super().compile(
             optimizer=optimizer,
             # Keras would keep an earlier loss, or earlier metrics, for None.
             loss=NoHardLabels() if loss is None else loss,
             loss_weights=loss_weights,
-            metrics=[] if metrics is None else metrics,
+            metrics=metrics or {},
             weighted_metrics=weighted_metrics,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,

@@ -268,8 +268,9 @@ def test_specs_of_subclassed_models(rows):
 
 def with_inputs(*names):
     inputs = [keras.Input((2,), name=name) for name in names]
-    tensors = layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], tensors)
+    if len(inputs) == 1:
+        return keras.Model(inputs[0], layers.Identity()(inputs[0]))
+    return keras.Model(inputs, layers.Concatenate()(inputs))
 
 
 def test_selects_inputs_by_name():
