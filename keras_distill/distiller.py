@@ -153,6 +153,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         )
         self._hides_teacher = False
         self._keeps_values = False
+        self._teacher_rests = False
         self._teacher_view, self._student_view, comparisons = views
         self._comparisons = MappingProxyType({c.name: c for c in comparisons})
         self.student = student
@@ -252,10 +253,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def non_trainable_variables(self) -> list[keras.Variable]:
         """All that training doesn't change by gradients, the teacher included.
 
-        On JAX, a compiled step gets the values of these as arguments.
+        On JAX, a compiled step gets the values of these as arguments, which
+        takes time: while the student runs alone, the teacher is left out.
         """
         own: list[keras.Variable] = super().non_trainable_variables
-        return own + self._teacher_variables()
+        return own if self._teacher_rests else own + self._teacher_variables()
 
     def _teacher_variables(self) -> list[keras.Variable]:
         return [
@@ -435,7 +437,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         """Blend the losses; for plain outputs, the student's own loss."""
         if not isinstance(y_pred, _StudentOutputs):
             return self._own_loss(x, y, y_pred, sample_weight, training)
-        total = self._hard_loss(x, y, y_pred.output, sample_weight, training)
+        size = ops.shape(keras.tree.flatten(y_pred.output)[0])[0]
+        total = self._hard_loss(
+            x, y, y_pred.output, sample_weight, training, size
+        )
         terms = zip(
             self._comparisons.values(),
             self.loss_weights,
@@ -451,7 +456,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             if loss.uses_labels:
                 teacher = {"teacher": teacher, "labels": labels_for(y, loss)}
             value = loss(teacher, student, weights_for(loss, sample_weight))
-            self._follow(term, value, x)
+            _follow(term, value, size)
             total = total + ops.cast(value, total.dtype) * weight
         return total
 
@@ -464,11 +469,17 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         return super().compute_loss(x, y, output, sample_weight, training)
 
     def _hard_loss(
-        self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
+        self,
+        x: Any,
+        y: Any,
+        output: Any,
+        sample_weight: Any,
+        training: bool,
+        size: Any,
     ) -> Tensor:
         """The weighted hard label loss, and the penalties unweighted."""
         penalties = self.losses
-        penalty = sum((ops.sum(x) for x in penalties), start=ops.zeros(()))
+        penalty = sum((ops.sum(p) for p in penalties), start=ops.zeros(()))
         if y is None:
             return penalty
         self._check_hard_loss()
@@ -476,9 +487,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         both = super().compute_loss(x, y, output, sample_weight, training)
         weight = self.hard_label_weight
         if not penalties:
-            self._follow(self._terms[0], both, x)
+            _follow(self._terms[0], both, size)
             return both * weight
-        self._follow(self._terms[0], both - penalty, x)
+        _follow(self._terms[0], both - penalty, size)
         return both * weight + penalty * (1 - weight)
 
     def _check_hard_loss(self) -> None:
@@ -490,12 +501,6 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 "compiled. Call distiller.compile(loss=...), with None to "
                 "learn from the teacher alone."
             )
-
-    def _follow(self, term: keras.metrics.Mean, value: Tensor, x: Any) -> None:
-        first = next(t for t in keras.tree.flatten(x) if t is not None)
-        term.update_state(
-            ops.stop_gradient(value), sample_weight=ops.shape(first)[0]
-        )
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -527,28 +532,37 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._values_kept():
+        with self._student_alone():
             return super().evaluate(*args, **kwargs)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._values_kept():
+        with self._student_alone():
             return super().predict(*args, **kwargs)
+
+    @contextmanager
+    def _student_alone(self) -> Iterator[None]:
+        before, self._teacher_rests = self._teacher_rests, True
+        try:
+            with self._values_kept():
+                yield
+        finally:
+            self._teacher_rests = before
 
     @contextmanager
     def _values_kept(self, trains: bool = False) -> Iterator[None]:
         if self._keeps_values:  # validation within fit
             yield
             return
-        if not self.optimizer.built:
+        if trains and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         self._keeps_values = True
         try:
             with values_kept(
-                self._teacher_variables(),
+                self._teacher_variables() if trains else [],
                 lambda: [
                     *self.variables,
-                    *self.optimizer.variables,
+                    *(self.optimizer.variables if trains else []),
                     *self.metrics_variables,
                 ],
                 trains,
@@ -661,3 +675,7 @@ def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
     logs, *state = result if isinstance(result, tuple) else (result,)
     logs = {name: value for name, value in logs.items() if keep(name)}
     return (logs, *state) if state else logs
+
+
+def _follow(term: keras.metrics.Mean, value: Tensor, size: Any) -> None:
+    term.update_state(ops.stop_gradient(value), sample_weight=size)

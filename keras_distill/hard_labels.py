@@ -16,8 +16,9 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
 
     Takes class indices `(batch,)` or `(batch, 1)`, or one-hot rows, for a
     model with a softmax or its logits; and zeros and ones, for a model with
-    sigmoids or theirs. An index of -1 stands for an example without a label:
-    it counts for nothing, and the mean is taken over the others.
+    sigmoids or theirs. An index of -1, or a row with a -1 in it, stands for an
+    example without a label: it counts for nothing, and the mean is taken over
+    the others.
 
     Args:
         activation: `"softmax"` or `"sigmoid"`: what the output is, or would be
@@ -161,7 +162,9 @@ class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
             y_true = ops.expand_dims(y_true, axis=-1)
         y_true = ops.cast(y_true, self.dtype)
         threshold = 0.0 if self.from_logits else 0.5
-        return (y_true > 0.5) == (y_pred > threshold), y_true >= 0
+        known = ops.all(y_true >= 0, axis=-1, keepdims=True)
+        right = (y_true > 0.5) == (y_pred > threshold)
+        return right, ops.broadcast_to(known, ops.shape(right))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal metric."""

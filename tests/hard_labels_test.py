@@ -195,15 +195,13 @@ def test_accuracy_adds_batches_up():
 
 
 def test_accuracy_of_sigmoids_counts_labels():
-    labels = np.array([[1, 0], [1, -1]])
-    logits = np.array([[2.0, 0.1], [-1.0, 5.0]])
-    assert accuracy(labels, logits, activation="sigmoid") == pytest.approx(
-        1 / 3
-    )
-    weights = np.array([1.0, 4.0])
-    assert accuracy(
-        labels, logits, weights, activation="sigmoid"
-    ) == pytest.approx(1 / 6)
+    labels = np.array([[1, 0], [1, -1], [1, 1]])
+    logits = np.array([[2.0, 0.1], [-1.0, 5.0], [3.0, 3.0]])
+    got = accuracy(labels, logits, activation="sigmoid")
+    assert got == pytest.approx(3 / 4)
+    weights = np.array([1.0, 4.0, 3.0])
+    got = accuracy(labels, logits, weights, activation="sigmoid")
+    assert got == pytest.approx(7 / 8)
 
 
 @pytest.mark.parametrize(("from_logits", "right"), [(True, 0.5), (False, 1.0)])
