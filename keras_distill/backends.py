@@ -25,6 +25,16 @@ def no_gradient() -> contextlib.AbstractContextManager[Any]:
     return context
 
 
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that `torch.compile` calls as it is, and compiles around."""
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    wrapped: Callable[..., Any] = torch.compiler.disable(function)
+    return wrapped
+
+
 @contextlib.contextmanager
 def values_kept(
     constant: Sequence[Any], changing: Callable[[], Sequence[Any]], trains: bool

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
+from keras_distill.backends import untraced
+
 # Tensors of three frameworks have no common type that could be imported
 # without importing a framework.
 Tensor: TypeAlias = Any
@@ -75,6 +77,17 @@ class FeatureExtractor:
         self, inputs: Any, training: bool | None
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return the model's output and the named layers' outputs."""
+        if not self.layers:
+            inputs = select_inputs(self.model, inputs)
+            return self.model(inputs, training=training), {}
+        # The compiler of PyTorch can't follow a layer that is being watched.
+        result: tuple[Any, dict[str, Tensor]]
+        result = untraced(self._watch)(inputs, training)
+        return result
+
+    def _watch(
+        self, inputs: Any, training: bool | None
+    ) -> tuple[Any, dict[str, Tensor]]:
         with _watching(self.model, self.layers) as seen:
             output = self.model(
                 select_inputs(self.model, inputs), training=training

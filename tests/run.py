@@ -41,6 +41,8 @@ def main():
             "KERAS_BACKEND": name,
             "CUDA_VISIBLE_DEVICES": "-1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
+            # On models this small, threads of PyTorch wait for each other.
+            "OMP_NUM_THREADS": "1",
         }
         code = subprocess.run(
             CHECKS[name], cwd=ROOT, env=environment, check=False
