@@ -47,6 +47,11 @@ def as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
     if losses is None:
         return default_losses(student)
     chosen = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not chosen:
+        raise ValueError(
+            "Without a loss there is nothing to learn from the teacher. "
+            "Received: losses=[]. Pass losses, or None for soft targets."
+        )
     for loss in chosen:
         if not isinstance(loss, DistillationLoss):
             raise TypeError(

@@ -170,8 +170,11 @@ def _extractor(model: keras.Model, names: list[Any]) -> FeatureExtractor:
 def _unique_names(losses: list[DistillationLoss]) -> list[str]:
     names: list[str] = []
     for loss in losses:
-        same = sum(name.rstrip("_0123456789") == loss.name for name in names)
-        names.append(f"{loss.name}_{same}" if same else loss.name)
+        name, count = loss.name, 0
+        while name in names:
+            count += 1
+            name = f"{loss.name}_{count}"
+        names.append(name)
     return names
 
 

@@ -81,8 +81,8 @@ def compile_arguments(student: keras.Model) -> dict[str, Any]:
         raise ValueError(
             f"What '{student.name}' was compiled with can't be copied: "
             f"{error} Received: a compiled student. Register its functions "
-            "with keras.saving.register_keras_serializable, or leave the "
-            "student uncompiled and call compile on the distiller."
+            "with keras.saving.register_keras_serializable, or give "
+            "distiller.compile the optimizer, loss and metrics."
         ) from error
     # Losses have no state, and may be functions that have no config.
     return {**arguments, "loss": student.loss}
@@ -106,7 +106,8 @@ def _kind_of_loss(loss: Any) -> str | None:
     if loss is None:
         return "unknown"
     if keras.tree.is_nested(loss):
-        return None
+        losses = keras.tree.flatten(loss)
+        return _kind_of_loss(losses[0]) if len(losses) == 1 else None
     # "binary_crossentropy" gives a function, whose name is that of its class.
     loss = keras.losses.get(loss)
     name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else None

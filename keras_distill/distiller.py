@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import numbers
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -62,7 +64,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     Everything else is Keras: `fit`, `evaluate`, `predict`, callbacks, sample
     weights, masks, metrics, mixed precision, data sets. `evaluate` and
     `predict` run the student alone. `distiller.student` is the model to keep;
-    it holds nothing of the teacher.
+    it holds nothing of the teacher. A `train_step` or `compute_loss` of the
+    student's own isn't used.
 
     A student that is compiled brings its loss, metrics and optimizer (a new
     one, of the same configuration). One that isn't gets Adam, `HardLabels`
@@ -90,8 +93,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             batches, from which each model takes the inputs that it has names
             for.
         save_teacher: Whether `save` and `save_weights`, and so checkpoints,
-            hold the teacher too. A distiller loaded from a file without it
-            has no teacher. `load_weights` leaves the teacher alone.
+            hold the teacher too, and `load_weights` loads it. A distiller
+            loaded from a file without it has no teacher.
         name: As in `keras.Model`.
 
     Raises:
@@ -162,7 +165,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         self._add_weights(loss_weights, hard_label_weight)
         self._add_terms()
         self.built = True
-        self.compile()
+        try:
+            self.compile()
+        except ValueError as error:
+            # There may be a `compile` to come; without one, `fit` raises.
+            warnings.warn(str(error), stacklevel=2)
 
     def _add_projectors(self) -> None:
         # Each an attribute of its own: PyTorch modules, and Keras' files, know
@@ -176,9 +183,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         losses = self.distillation_losses
         if loss_weights is None:
             loss_weights = [x.default_weight for x in losses.values()]
-        elif isinstance(loss_weights, (int, float)):
+        elif isinstance(loss_weights, numbers.Real):
             loss_weights = [loss_weights]
-        if len(loss_weights) != len(losses):
+        if isinstance(loss_weights, Mapping) or len(loss_weights) != len(
+            losses
+        ):
             raise ValueError(
                 f"Each loss has one weight. Received: loss_weights="
                 f"{list(loss_weights)} for losses {list(losses)}. Pass "
@@ -197,6 +206,23 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             for v in vars(loss).values()
             if isinstance(v, keras.Variable)
         ]
+        for i, loss in enumerate(losses.values()):
+            self._add_parts(i, loss)
+
+    def _add_parts(self, index: int, loss: DistillationLoss) -> None:
+        """Train the layers of a loss, and let its random numbers go on."""
+        for name, part in vars(loss).items():
+            if name == "projector" or not isinstance(
+                part, (keras.Layer, keras.random.SeedGenerator)
+            ):
+                continue
+            if isinstance(part, keras.Layer) and not part.built:
+                raise ValueError(
+                    f"A layer of {type(loss).__name__} has no weights yet. "
+                    f"Received: {name}={part.name!r}, which isn't built. Call "
+                    "its build in the loss's constructor."
+                )
+            setattr(self, f"loss_{index}_{name}", part)
 
     def _number(self, name: str, value: float) -> keras.Variable:
         if not 0 <= value < float("inf"):
@@ -323,6 +349,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if jit_compile == "auto" and not supports_jit(self._given["teacher"]):
             jit_compile = False
         self._saw_labels = False
+        self._has_metrics = bool(metrics or weighted_metrics)
         for term in self._terms:
             term.reset_state()
         super().compile(
@@ -344,7 +371,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     def compile_from_config(self, config: Any) -> None:
         """Compile as the distiller that was saved."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        arguments = keras.saving.deserialize_keras_object(config)
+        if keras.backend.backend() == "torch":  # the file may be another's
+            arguments["steps_per_execution"] = 1
+        self.compile(**arguments)
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *args: Any) -> Any:
@@ -378,6 +408,17 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         result = super().test_step(*state, (x, y, sample_weight))
         terms = {term.name for term in self._terms}
         return _filter_logs(result, lambda name: name not in terms)
+
+    def predict_step(self, *args: Any) -> Any:
+        """Run the student alone.
+
+        Keras passes `(data,)`, or `(state, data)` on JAX.
+        """
+        *state, data = args
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, TransferBatch):
+            x = x.inputs
+        return super().predict_step(*state, (x, y, sample_weight))
 
     def _ask_teacher(self, inputs: Any, state: Sequence[Any]) -> TransferBatch:
         if self._teacher_view is None:
@@ -479,7 +520,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     ) -> Tensor:
         """The weighted hard label loss, and the penalties unweighted."""
         penalties = self.losses
-        penalty = sum((ops.sum(p) for p in penalties), start=ops.zeros(()))
+        penalty = sum(
+            (ops.cast(ops.sum(p), keras.config.floatx()) for p in penalties),
+            start=ops.zeros(()),
+        )
         if y is None:
             return penalty
         self._check_hard_loss()
@@ -508,19 +552,26 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         """Update the metrics with the student's output."""
         if isinstance(y_pred, _StudentOutputs):
             y_pred = y_pred.output
-        if y is None:
+        self._saw_labels = self._saw_labels or y is not None
+        if y is None or not self._has_metrics:
             return self.get_metrics_result()
-        self._saw_labels = True
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_metrics_result(self) -> dict[str, Any]:
         """What `fit` logs: without labels, only what needs none."""
-        if self._saw_labels:
+        if self._saw_labels and self._has_metrics:
             logs: dict[str, Any] = super().get_metrics_result()
             return logs
-        # The metrics of `compile` take their shape from the first labels.
-        names = self._label_free()
-        return {m.name: m.result() for m in self.metrics if m.name in names}
+        # The metrics of `compile` take their shape from the first labels, and
+        # ask for labels of every output, even where there are no metrics.
+        logs = {
+            metric.name: metric.result()
+            for metric in self.metrics
+            if metric.name != "compile_metrics"
+        }
+        if not self._saw_labels:
+            del logs[self._terms[0].name]
+        return logs
 
     def _label_free(self) -> set[str]:
         return {"loss", *(term.name for term in self._terms[1:])}
@@ -554,6 +605,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if self._keeps_values:  # validation within fit
             yield
             return
+        if not self.compiled:  # of which Keras complains
+            yield
+            return
         if trains and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         self._keeps_values = True
@@ -573,6 +627,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.save)
     def save(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        if self.compiled and not self.optimizer.built:
+            # A loaded one has an optimizer that is.
+            self.optimizer.build(self.trainable_variables)
         with self._teacher_hidden():
             return super().save(*args, **kwargs)
 
@@ -644,13 +701,18 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             "hard_label_weight": float(
                 ops.convert_to_numpy(self.hard_label_weight.value)
             ),
-            "teacher_inputs": serialize(self.teacher_inputs),
+            "teacher_inputs": serialize(self.teacher_inputs)
+            if self.save_teacher
+            else None,
             "save_teacher": self.save_teacher,
             "name": self.name,
         }
 
     def _loss_config(self, comparison: Any) -> Any:
         config = keras.saving.serialize_keras_object(comparison.loss)
+        if not self.save_teacher and comparison.teacher_is_probability:
+            # Without the teacher, its softmax can't be seen again.
+            config["config"]["from_logits"] = False
         if not self.save_teacher and comparison.loss.projector is not None:
             # Without the teacher, "auto" can't be made out again.
             layers = comparison.projectors

@@ -45,7 +45,8 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "hard_labels",
     ) -> None:
-        super().__init__(name=name, reduction=reduction)
+        dtype = keras.backend.result_type(keras.config.floatx(), "float32")
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 "Hard labels are compared with a softmax or with sigmoids. "
@@ -62,6 +63,16 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         # Keras would take a list of numbers for a list of tensors.
         y_true = ops.convert_to_tensor(y_true)
         y_pred = ops.convert_to_tensor(y_pred)
+        mask = getattr(y_pred, "_keras_mask", None)
+        if mask is not None and len(mask.shape) == len(y_pred.shape) - 1:
+            # Padding is like an example without a label. Keras would take the
+            # mean over the places that aren't padding once more.
+            y_true = ops.cast(y_true, self.dtype)
+            aligned = mask
+            if len(y_true.shape) > len(mask.shape):
+                aligned = ops.expand_dims(mask, axis=-1)
+            y_true = ops.where(aligned, y_true, -1.0)
+            y_pred = ops.where(ops.expand_dims(mask, -1), y_pred, 0.0)
         if sample_weight is not None:
             places = ops.shape(y_pred)[:-1]
             sample_weight = align_weights(sample_weight, places, self)
@@ -72,9 +83,11 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         if self.activation == "sigmoid":
             return self._binary(y_true, y_pred)
         if not are_indices(y_true, y_pred):
-            return keras.losses.categorical_crossentropy(
-                y_true, y_pred, from_logits=self.from_logits
+            known = ops.all(y_true >= 0, axis=-1)
+            values = keras.losses.categorical_crossentropy(
+                ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
             )
+            return values * _share(known, values.dtype)
         indices = as_indices(y_true, y_pred)
         known = indices >= 0
         values = keras.losses.sparse_categorical_crossentropy(
@@ -185,7 +198,8 @@ def are_indices(y_true: Tensor, y_pred: Tensor) -> bool:
 def as_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Class indices from labels in either form, -1 for none."""
     if not are_indices(y_true, y_pred):
-        return ops.argmax(y_true, axis=-1)
+        known = ops.all(y_true >= 0, axis=-1)
+        return ops.where(known, ops.argmax(y_true, axis=-1), -1)
     if len(y_true.shape) == len(y_pred.shape):
         y_true = ops.squeeze(y_true, axis=-1)
     return ops.cast(y_true, "int32")

@@ -104,6 +104,10 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         if not isinstance(self.teacher_layer_name, list):
             # Keras would take a list of numbers for a list of tensors.
             y_true, y_pred = self._array(y_true), self._array(y_pred)
+            if not self.per_position:
+                # Keras would apply the mask of a sequence to its one value. A
+                # copy has none.
+                y_pred = ops.copy(y_pred)
         if sample_weight is not None:
             student = keras.tree.flatten(y_pred)[0]
             rank = len(student.shape) - 1 if self.per_position else 1

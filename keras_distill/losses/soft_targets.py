@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +40,15 @@ class _Tempered(LogitLoss):
             name=name,
             dtype=dtype,
         )
-        if not temperature > 0:
+        if not isinstance(temperature, numbers.Real) or not (
+            0 < temperature < math.inf
+        ):
             raise ValueError(
-                "A temperature divides the logits, so it must be positive. "
-                f"Received: temperature={temperature}. Pass 1 for none, or "
-                "more to soften the targets."
+                "A temperature divides the logits, so it must be a positive "
+                f"number. Received: temperature={temperature!r}. Pass 1 for "
+                "none, or more to soften the targets."
             )
-        self.temperature = keras.Variable(
+        self.temperature: Any = keras.Variable(
             temperature,
             dtype=self.dtype,
             trainable=False,
@@ -185,4 +189,5 @@ def _relative(log_p: Tensor, log_q: Tensor) -> Tensor:
     rounded, or clipped, has a wrong gradient.
     """
     p = ops.exp(log_p)
-    return ops.where(p > 0, p * (log_p - log_q), 0.0)
+    # Not `p > 0`, which would hide a teacher that gives NaN.
+    return ops.where(p == 0, 0.0, p * (log_p - log_q))
