@@ -148,7 +148,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         chosen = as_losses(losses, student)
         views = compare(teacher, student, chosen)
-        # In a tuple inside a proxy, Keras doesn't see the teacher: it is no
+        # Inside a proxy, Keras doesn't see the teacher: it is no
         # sublayer, so nothing that is done to the distiller's layers (such as
         # setting `trainable`, or adding up regularisers) is done to it.
         self._given = MappingProxyType(
@@ -193,10 +193,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 f"{list(loss_weights)} for losses {list(losses)}. Pass "
                 f"{len(losses)} numbers, or None for those of the papers."
             )
-        self.hard_label_weight = self._number(
+        self._hard_label_weight = self._number(
             "hard_label_weight", hard_label_weight
         )
-        self.loss_weights = [
+        self._loss_weights = [
             self._number(f"{name}_weight", value)
             for name, value in zip(losses, loss_weights, strict=True)
         ]
@@ -268,6 +268,25 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         return MappingProxyType(
             {name: c.loss for name, c in self._comparisons.items()}
         )
+
+    @property
+    def hard_label_weight(self) -> keras.Variable:
+        """The hard labels' weight, a variable; a number may be assigned."""
+        return self._hard_label_weight
+
+    @hard_label_weight.setter
+    def hard_label_weight(self, value: float) -> None:
+        self._hard_label_weight.assign(value)
+
+    @property
+    def loss_weights(self) -> tuple[keras.Variable, ...]:
+        """The losses' weights, variables; numbers may be assigned to all."""
+        return tuple(self._loss_weights)
+
+    @loss_weights.setter
+    def loss_weights(self, values: Sequence[float]) -> None:
+        for weight, value in zip(self._loss_weights, values, strict=True):
+            weight.assign(value)
 
     @property
     def output_names(self) -> list[str]:
@@ -627,6 +646,12 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.save)
     def save(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        path = str(args[0] if args else kwargs.get("filepath", ""))
+        if path.endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "A distiller can't be loaded from the old HDF5 format. "
+                f"Received: filepath={path!r}. Use a name that ends in .keras."
+            )
         if self.compiled and not self.optimizer.built:
             # A loaded one has an optimizer that is.
             self.optimizer.build(self.trainable_variables)

@@ -314,6 +314,11 @@ def test_weights_and_temperature_follow_a_callback_without_recompiling():
     distiller.train_step = traced
 
     def schedule(epoch, logs=None):
+        if epoch == 1:  # by assignment as well
+            soft.temperature = 3.0
+            distiller.loss_weights = [2.0]
+            distiller.hard_label_weight = 0.5
+            return
         soft.temperature.assign(4.0 - epoch)
         distiller.loss_weights[0].assign(1.0 + epoch)
 
@@ -332,6 +337,7 @@ def test_weights_and_temperature_follow_a_callback_without_recompiling():
         assert history["loss"][epoch] == pytest.approx(
             (1 + epoch) * expected, rel=1e-4
         )
+    assert float(distiller.hard_label_weight.value) == 0.5
     if keras.backend.backend() != "torch":  # which doesn't trace
         assert len(traces) == 1
 

@@ -135,6 +135,11 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, save_teacher):
     )
 
 
+def test_the_old_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.keras"):
+        distiller().save(tmp_path / "d.h5")
+
+
 def test_checkpoints_of_the_best_epoch(tmp_path):
     made = distiller()
     path = str(tmp_path / "best.keras")

@@ -48,13 +48,22 @@ class _Tempered(LogitLoss):
                 f"number. Received: temperature={temperature!r}. Pass 1 for "
                 "none, or more to soften the targets."
             )
-        self.temperature: Any = keras.Variable(
+        self._temperature: Any = keras.Variable(
             temperature,
             dtype=self.dtype,
             trainable=False,
             autocast=False,
             name="temperature",
         )
+
+    @property
+    def temperature(self) -> Any:
+        """The variable that divides the logits; assign a number to set it."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.assign(value)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

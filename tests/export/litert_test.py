@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_distill
 from keras_distill.export import TensorInfo, export_litert, litert
 
 layers = keras.layers
@@ -357,3 +358,12 @@ def test_export_inside_the_worker_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_DISTILL_EXPORT_WORKER", "1")
     with pytest.raises(RuntimeError, match="Move the call under"):
         export_litert(dense_student(), tmp_path / "student.tflite")
+
+
+def test_a_distiller_is_told_to_pass_its_student(tmp_path):
+    teacher, student = (
+        keras.Sequential([keras.Input((4,)), layers.Dense(3)]) for _ in "ab"
+    )
+    distiller = keras_distill.Distiller(teacher, student)
+    with pytest.raises(TypeError, match=r"distiller\.student"):
+        export_litert(distiller, tmp_path / "student.tflite")
