@@ -50,7 +50,7 @@ def assert_agrees(artifact, student, x):
     for e, s in zip(
         keras.tree.flatten(expected), keras.tree.flatten(seen), strict=True
     ):
-        np.testing.assert_allclose(s, e, rtol=1e-3, atol=1e-4 * np.ptp(e))
+        np.testing.assert_allclose(s, e, rtol=0, atol=1e-4 * np.ptp(e))
 
 
 def test_convolutional_student_agrees_with_keras(
