@@ -2,6 +2,7 @@
 
 from keras_distill import export as export
 from keras_distill import losses as losses
+from keras_distill.average_heads import average_heads as average_heads
 from keras_distill.distiller import Distiller as Distiller
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
 from keras_distill.export import export_litert as export_litert
@@ -15,6 +16,7 @@ __all__ = [
     "HardLabels",
     "LiteRTArtifact",
     "TransferBatch",
+    "average_heads",
     "export",
     "export_litert",
     "losses",

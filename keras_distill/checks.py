@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_distill.defaults import default_losses
-from keras_distill.features import sublayers
+from keras_distill.features import TransferBatch, sublayers
 from keras_distill.losses.base import DistillationLoss
 
 
@@ -71,31 +71,45 @@ def supports_jit(model: keras.Model | None) -> bool:
     )
 
 
-def labels_for(y: Any, loss: DistillationLoss) -> Any:
-    """The labels, for a loss that needs them."""
+def labels_for(loss: DistillationLoss, y: Any) -> Any:
+    """The labels of the output that a loss looks at, if it needs them."""
     if y is None:
         raise ValueError(
             f"{type(loss).__name__} needs hard labels. Received: a batch "
             "without labels. Pass y, or use a loss that needs none."
         )
-    return y
+    return _of_output(loss, y, "labels")
+
+
+def sample_ids_for(loss: DistillationLoss, batch: TransferBatch) -> Any:
+    """Which examples these are, for a loss that needs to know."""
+    if not keras.tree.flatten(batch.sample_ids):
+        raise ValueError(
+            f"{type(loss).__name__} needs to know which examples a batch "
+            "holds. Received: a batch without sample_ids. Pass "
+            "TransferBatch(x, sample_ids=numpy.arange(len(x))) as x."
+        )
+    return batch.sample_ids
 
 
 def weights_for(loss: DistillationLoss, sample_weight: Any) -> Any:
     """The sample weights of the output that a loss looks at."""
-    if not keras.tree.is_nested(sample_weight):
-        return sample_weight
+    return _of_output(loss, sample_weight, "sample_weight")
+
+
+def _of_output(loss: DistillationLoss, given: Any, what: str) -> Any:
+    if not keras.tree.is_nested(given):
+        return given
     name = loss.student_layer_name
     inside = (
-        name in sample_weight
-        if isinstance(sample_weight, dict)
-        else isinstance(name, int) and name < len(sample_weight)
+        name in given
+        if isinstance(given, dict)
+        else isinstance(name, int) and name < len(given)
     )
     if not inside:
         raise ValueError(
-            f"{loss.name} looks at {name!r}, and the sample weights are given "
-            f"by output. Received: sample_weight of {len(sample_weight)} "
-            "arrays. Pass one array for all outputs, or name an output in "
-            "student_layer_name."
+            f"{loss.name} looks at {name!r}, and {what} are given by output. "
+            f"Received: {what} of {len(given)} arrays. Pass one array for all "
+            "outputs, or name an output in student_layer_name."
         )
-    return sample_weight[name]
+    return given[name]

@@ -217,15 +217,8 @@ def _fit_shapes(
     loss = comparison.loss
     students = _shapes("student", loss.student_layer_name, student_specs)
     teachers = _shapes("teacher", loss.teacher_layer_name, teacher_specs)
-    wanted = loss.projector
-    if not isinstance(wanted, list):
-        wanted = [wanted] * len(students)
-    if len(wanted) != len(students):
-        raise ValueError(
-            f"{type(loss).__name__} compares {len(students)} layers. Received: "
-            f"{len(wanted)} projectors. Pass one for each, or None for it."
-        )
-    for want, teacher, seen in zip(wanted, teachers, students, strict=True):
+    behind: list[Any] = []
+    for want, teacher, seen in _pairs(loss, teachers, students):
         layer, student = want, seen
         if layer == "auto":
             if teacher is None or student is None:
@@ -239,8 +232,54 @@ def _fit_shapes(
         if layer is not None:
             student = _project(loss, layer, student)
         comparison.projectors.append(layer)
-        if teacher is not None and student is not None:
+        behind.append(student)
+        if loss.pairs_layers and None not in (teacher, student):
             loss.check_shapes(teacher, student)
+    if loss.has_parts:
+        _build(loss, teachers, behind)
+
+
+def _pairs(
+    loss: DistillationLoss, teachers: list[Any], students: list[Any]
+) -> list[tuple[Any, Any, Any]]:
+    """Projector, teacher's and student's shape for each student's layer."""
+    wanted = loss.projector
+    if not loss.pairs_layers:
+        if wanted is not None:
+            raise ValueError(
+                f"{type(loss).__name__} makes its own projectors. Received: "
+                f"projector={wanted!r}. Pass None."
+            )
+        return [(None, None, student) for student in students]
+    if not isinstance(wanted, list):
+        wanted = [wanted] * len(students)
+    if len(wanted) != len(students):
+        raise ValueError(
+            f"{type(loss).__name__} compares {len(students)} layers. Received: "
+            f"{len(wanted)} projectors. Pass one for each, or None for it."
+        )
+    return list(zip(wanted, teachers, students, strict=True))
+
+
+def _build(
+    loss: DistillationLoss, teachers: list[Any], students: list[Any]
+) -> None:
+    if None not in [*teachers, *students]:
+        several = isinstance(loss.student_layer_name, list)
+        loss.build(
+            teachers
+            if isinstance(loss.teacher_layer_name, list)
+            else teachers[0],
+            students if several else students[0],
+        )
+    elif not loss.built:
+        raise ValueError(
+            f"{type(loss).__name__} makes parts for the shapes that it "
+            "compares, and they are unknown before the models run. Received: "
+            f"shapes {teachers} of the teacher and {students} of the student. "
+            "Call subclassed models on a batch first, or loss.build("
+            "teacher_shape, student_shape) if the teacher's outputs are stored."
+        )
 
 
 def _project(loss: DistillationLoss, layer: Any, shape: Any) -> Any:

@@ -18,6 +18,7 @@ from keras_distill.checks import (
     as_losses,
     check_models,
     labels_for,
+    sample_ids_for,
     supports_jit,
     weights_for,
 )
@@ -201,20 +202,18 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             for name, value in zip(losses, loss_weights, strict=True)
         ]
         self._loss_variables = [
-            v
+            part
             for loss in losses.values()
-            for v in vars(loss).values()
-            if isinstance(v, keras.Variable)
+            for _, part in loss.parts()
+            if isinstance(part, keras.Variable)
         ]
         for i, loss in enumerate(losses.values()):
             self._add_parts(i, loss)
 
     def _add_parts(self, index: int, loss: DistillationLoss) -> None:
         """Train the layers of a loss, and let its random numbers go on."""
-        for name, part in vars(loss).items():
-            if name == "projector" or not isinstance(
-                part, (keras.Layer, keras.random.SeedGenerator)
-            ):
+        for name, part in loss.parts():
+            if isinstance(part, keras.Variable):
                 continue
             if isinstance(part, keras.Layer) and not part.built:
                 raise ValueError(
@@ -403,8 +402,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         """
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not isinstance(x, TransferBatch):
-            x = self._ask_teacher(x, state)
+        x = self._with_teacher(x, state)
         result = super().train_step(*state, (x, y, sample_weight))
         if y is not None:
             return result
@@ -438,6 +436,15 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if isinstance(x, TransferBatch):
             x = x.inputs
         return super().predict_step(*state, (x, y, sample_weight))
+
+    def _with_teacher(self, x: Any, state: Sequence[Any]) -> TransferBatch:
+        if not isinstance(x, TransferBatch):
+            return self._ask_teacher(x, state)
+        if x.holds_teacher:
+            return x
+        return self._ask_teacher(x.inputs, state)._replace(
+            sample_ids=x.sample_ids
+        )
 
     def _ask_teacher(self, inputs: Any, state: Sequence[Any]) -> TransferBatch:
         if self._teacher_view is None:
@@ -475,6 +482,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             The student's output; for a `TransferBatch`, together with what
             each loss compares.
         """
+        if isinstance(inputs, TransferBatch) and not inputs.holds_teacher:
+            inputs = inputs.inputs
         if not isinstance(inputs, TransferBatch):
             return self.student(
                 select_inputs(self.student, inputs), training=training
@@ -513,8 +522,12 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             teacher = comparison.teacher_side(
                 x.teacher_output, x.teacher_features
             )
+            if loss.uses_labels or loss.uses_sample_ids:
+                teacher = {"teacher": teacher}
             if loss.uses_labels:
-                teacher = {"teacher": teacher, "labels": labels_for(y, loss)}
+                teacher["labels"] = labels_for(loss, y)
+            if loss.uses_sample_ids:
+                teacher["sample_ids"] = sample_ids_for(loss, x)
             value = loss(teacher, student, weights_for(loss, sample_weight))
             _follow(term, value, size)
             total = total + ops.cast(value, total.dtype) * weight

@@ -24,16 +24,20 @@ class TransferBatch(NamedTuple):
 
     `Distiller` makes one of each batch. A batch that arrives as one, from
     outputs that were stored earlier, is taken as it is: the teacher doesn't
-    run.
+    run. One without a teacher's outputs only adds `sample_ids`, and the
+    teacher runs.
 
     A data set yields it as `(batch,)`, `(batch, y)` or `(batch, y,
-    sample_weight)`. Bare, Keras would read this tuple as those three.
+    sample_weight)`. Bare, Keras would read this tuple as those three, and
+    refuses it.
 
     Attributes:
         inputs: What the student sees, any structure of tensors.
         teacher_output: The teacher's output, as the teacher returns it.
         teacher_features: What the named layers of the teacher returned, by
             name. Empty if no loss looks at a hidden layer.
+        sample_ids: Which examples of the transfer set these are, integers from
+            0, for a loss that keeps something for each example.
 
     Example:
         >>> import numpy as np
@@ -45,8 +49,16 @@ class TransferBatch(NamedTuple):
     """
 
     inputs: Any
-    teacher_output: Any = None
-    teacher_features: dict[str, Tensor] = {}  # noqa: RUF012 (never mutated)
+    # Keras slices what arrays it finds here, and can't slice `None`.
+    teacher_output: Any = {}  # noqa: RUF012 (never mutated)
+    teacher_features: dict[str, Tensor] = {}  # noqa: RUF012
+    sample_ids: Any = {}  # noqa: RUF012
+
+    @property
+    def holds_teacher(self) -> bool:
+        """Whether the teacher has spoken."""
+        said = keras.tree.flatten((self.teacher_output, self.teacher_features))
+        return any(tensor is not None for tensor in said)
 
 
 class FeatureExtractor:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_distill.labels import are_indices, as_indices, known_share
 from keras_distill.losses.base import Tensor, align_weights
 
 
@@ -87,7 +88,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
             values = keras.losses.categorical_crossentropy(
                 ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
             )
-            return values * _share(known, values.dtype)
+            return values * known_share(known, values.dtype)
         indices = as_indices(y_true, y_pred)
         known = indices >= 0
         values = keras.losses.sparse_categorical_crossentropy(
@@ -95,7 +96,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
             y_pred,
             from_logits=self.from_logits,
         )
-        return values * _share(known, values.dtype)
+        return values * known_share(known, values.dtype)
 
     def _binary(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if len(y_true.shape) < len(y_pred.shape):
@@ -104,7 +105,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         values = keras.losses.binary_crossentropy(
             ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
         )
-        return values * _share(known, values.dtype)
+        return values * known_share(known, values.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
@@ -186,26 +187,3 @@ class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
             "activation": self.activation,
             "from_logits": self.from_logits,
         }
-
-
-def are_indices(y_true: Tensor, y_pred: Tensor) -> bool:
-    """Whether labels are class indices rather than one-hot rows."""
-    if len(y_true.shape) < len(y_pred.shape):
-        return True
-    return bool(y_true.shape[-1] == 1 and y_pred.shape[-1] != 1)
-
-
-def as_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Class indices from labels in either form, -1 for none."""
-    if not are_indices(y_true, y_pred):
-        known = ops.all(y_true >= 0, axis=-1)
-        return ops.where(known, ops.argmax(y_true, axis=-1), -1)
-    if len(y_true.shape) == len(y_pred.shape):
-        y_true = ops.squeeze(y_true, axis=-1)
-    return ops.cast(y_true, "int32")
-
-
-def _share(known: Tensor, dtype: Any) -> Tensor:
-    """1 for each labelled example, scaled to a mean over those alone."""
-    known = ops.cast(known, dtype)
-    return known / ops.maximum(ops.mean(known), 1e-12)

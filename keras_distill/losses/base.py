@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
+
+from keras_distill.labels import as_indices, known_share
 
 # Tensors of three frameworks have no common type that could be imported
 # without importing a framework.
@@ -63,6 +67,16 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
     #: Whether `call` needs the hard labels too. Then its first argument is
     #: `{"teacher": ..., "labels": ...}`.
     uses_labels: bool = False
+    #: Whether `call` needs to know which examples these are. Then its first
+    #: argument is `{"teacher": ..., "sample_ids": ...}`.
+    uses_sample_ids: bool = False
+    #: Whether an example's value depends on the other examples of its batch.
+    relates_examples: bool = False
+    #: Whether layers are compared pair by pair, so that both lists of names
+    #: have the same length.
+    pairs_layers: bool = True
+    #: Whether `make_parts` makes layers or variables, and `build` is needed.
+    has_parts: bool = False
 
     def __init__(
         self,
@@ -82,7 +96,9 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.teacher_layer_name = _plain(teacher_layer_name)
         self.student_layer_name = _plain(student_layer_name)
-        if _length(self.teacher_layer_name) != _length(self.student_layer_name):
+        if self.pairs_layers and _length(self.teacher_layer_name) != _length(
+            self.student_layer_name
+        ):
             raise ValueError(
                 f"{type(self).__name__} compares layers pair by pair. "
                 f"Received: teacher_layer_name={teacher_layer_name!r}, "
@@ -90,6 +106,9 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
                 "name, or as lists of the same length."
             )
         self.projector = _check_projector(projector, type(self).__name__)
+        # As in a layer: whether the parts exist, and Keras' files ask it.
+        self.built = not self.has_parts
+        self._built_for: dict[str, Any] | None = None
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far the student is from the teacher, `(batch,)` values."""
@@ -101,6 +120,13 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> Tensor:
         """Weighted mean of `call` over the batch, as Keras computes it."""
+        if not self.built:
+            raise ValueError(
+                f"{type(self).__name__} has parts that are trained with the "
+                "student, and they don't exist yet. Received: a call before "
+                "`build`. Give the loss to a Distiller, which builds and "
+                "trains them."
+            )
         if not isinstance(self.teacher_layer_name, list):
             # Keras would take a list of numbers for a list of tensors.
             y_true, y_pred = self._array(y_true), self._array(y_pred)
@@ -115,6 +141,66 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
                 sample_weight, ops.shape(student)[:rank], self
             )
         return super().__call__(y_true, y_pred, sample_weight)
+
+    def build(self, teacher_shape: Any, student_shape: Any) -> None:
+        """Make the parts that are trained with the student.
+
+        A `Distiller` calls it with what the loss compares. Call it yourself
+        where all that the teacher says was stored, so that its shapes aren't
+        known. Its parts keep what they learned: a loss that is given to a
+        second `Distiller` goes on from there.
+
+        Args:
+            teacher_shape: Shape of the teacher's tensor, batch first; a list
+                of shapes where a list of layers is compared.
+            student_shape: The same of the student, behind the projector.
+
+        Raises:
+            ValueError: If the parts were built for other shapes, or can't be.
+        """
+        shapes = {
+            "teacher_shape": _without_batch(teacher_shape),
+            "student_shape": _without_batch(student_shape),
+        }
+        if self._built_for is None:
+            self.make_parts(**shapes)
+            self._built_for = shapes
+            self.built = True
+        elif self._built_for != shapes:
+            raise ValueError(
+                f"{type(self).__name__} was built for {self._built_for}. "
+                f"Received: {shapes}. Make a new loss for other models."
+            )
+
+    def make_parts(self, teacher_shape: Any, student_shape: Any) -> None:
+        """Set layers and variables as attributes, built. See `build`.
+
+        Args:
+            teacher_shape: As in `build`, with `None` for the batch.
+            student_shape: The same of the student.
+        """
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """Layers, variables and random states of the loss, with their names."""
+        for name, value in vars(self).items():
+            if name == "projector":
+                continue
+            if isinstance(value, DistillationLoss):
+                for inner, part in value.parts():
+                    yield f"{name}_{inner}", part
+                continue
+            several = isinstance(value, (list, tuple))
+            for i, part in enumerate(value if several else [value]):
+                if isinstance(part, _PARTS):
+                    yield (f"{name}_{i}" if several else name), part
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """What `build` was called with, for Keras' files."""
+        return self._built_for
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Build as the loss that was saved."""
+        self.build(**config)
 
     def make_projector(
         self, teacher_shape: Shape, student_shape: Shape
@@ -189,6 +275,10 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
 class LogitLoss(DistillationLoss):
     """Base of the losses between logits.
 
+    A subclass defines `compare(teacher, student)`; one that `uses_labels`
+    defines `compare(teacher, student, labels)`. An example whose label is -1
+    has none: its value is 0, and the mean is over the others.
+
     Args:
         teacher_layer_name: As in `DistillationLoss`.
         student_layer_name: As in `DistillationLoss`.
@@ -236,16 +326,31 @@ class LogitLoss(DistillationLoss):
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far the student is from the teacher, `(batch,)` values."""
+        if not self.uses_labels:
+            return self.compare(self._teacher_logits(teacher, student), student)
+        labels = as_indices(teacher["labels"], student)
+        teacher = self._teacher_logits(teacher["teacher"], student)
+        known = labels >= 0
+        values = self.compare(teacher, student, ops.where(known, labels, 0))
+        return values * known_share(known, values.dtype)
+
+    def _teacher_logits(self, teacher: Tensor, student: Tensor) -> Tensor:
         # NumPy-style broadcasting would hide what doesn't fit.
         self.check_shapes(tuple(teacher.shape), tuple(student.shape))
         if self.from_logits is False:
             teacher = to_logits(teacher, self.activation)
         if self.class_map is not None:
             teacher = ops.take(teacher, self.class_map, axis=-1)
-        return self.compare(teacher, student)
+        return teacher
 
-    def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """`call` for two tensors of logits over the same classes."""
+    def compare(self, teacher: Tensor, student: Tensor, *labels: Any) -> Tensor:
+        """`call` for two tensors of logits over the same classes.
+
+        Args:
+            teacher: Logits.
+            student: Logits.
+            labels: Class indices, for a loss that `uses_labels`.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must define `compare(teacher, student)`."
         )
@@ -288,6 +393,93 @@ class LogitLoss(DistillationLoss):
         }
 
 
+class TemperedLogitLoss(LogitLoss):
+    """Base of the logit losses with a temperature that a callback can set.
+
+    Args:
+        temperature: What divides the logits, above 0. `self.temperature` is a
+            variable: a callback may set it between epochs.
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
+        projector: As in `DistillationLoss`.
+        from_logits: As in `LogitLoss`.
+        class_map: As in `LogitLoss`.
+        reduction: As in `keras.losses.Loss`.
+        name: As in `keras.losses.Loss`.
+        dtype: As in `DistillationLoss`.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        teacher_layer_name: LayerName = None,
+        student_layer_name: LayerName = None,
+        projector: Any = None,
+        from_logits: bool | None = None,
+        class_map: Sequence[int] | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            teacher_layer_name,
+            student_layer_name,
+            projector,
+            from_logits,
+            class_map,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
+        if not isinstance(temperature, numbers.Real) or not (
+            0 < temperature < math.inf
+        ):
+            raise ValueError(
+                "A temperature divides the logits, so it must be a positive "
+                f"number. Received: temperature={temperature!r}. Pass 1 for "
+                "none, or more to soften the targets."
+            )
+        self._temperature: Any = keras.Variable(
+            temperature,
+            dtype=self.dtype,
+            trainable=False,
+            autocast=False,
+            name="temperature",
+        )
+
+    @property
+    def temperature(self) -> Any:
+        """The variable that divides the logits; assign a number to set it."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.assign(value)
+
+    def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
+        """Raise where there are fewer than two classes, or not the same."""
+        super().check_shapes(teacher_shape, student_shape)
+        if self.activation == "softmax":
+            refuse_one_class(student_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        temperature = float(ops.convert_to_numpy(self.temperature.value))
+        return {**super().get_config(), "temperature": temperature}
+
+
+_PARTS = (keras.Layer, keras.Variable, keras.random.SeedGenerator)
+
+
+def _without_batch(shape: Any) -> Any:
+    """Shapes as lists, as they come back from a file, whatever the batch."""
+    if isinstance(shape, (list, tuple)) and any(
+        isinstance(part, (list, tuple)) for part in shape
+    ):
+        return [_without_batch(part) for part in shape]
+    return [None, *shape[1:]]
+
+
 def fits(teacher_shape: Shape, student_shape: Shape) -> bool:
     """Whether shapes are equal, as far as they are known."""
     return len(teacher_shape) == len(student_shape) and all(
@@ -328,6 +520,41 @@ def align_weights(
     while len(weights.shape) < len(places):
         weights = ops.expand_dims(weights, axis=-1)
     return weights * ops.ones(places, loss.dtype)
+
+
+def refuse_one_class(student_shape: Shape) -> None:
+    """Raise where a softmax has a single logit."""
+    if student_shape[-1] == 1:
+        raise ValueError(
+            "The softmax of a single logit is always 1, so there is nothing "
+            f"to learn from it. Received: logits of shape {student_shape}. Use "
+            "BinarySoftTargets for a model with one logit."
+        )
+
+
+def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`p * (log p - log q)`, zero where `p` is zero even if both logs are -inf.
+
+    In log space throughout: the logarithm of a probability that has been
+    rounded, or clipped, has a wrong gradient.
+    """
+    p = ops.exp(log_p)
+    # Not `p > 0`, which would hide a teacher that gives NaN.
+    return ops.where(p == 0, 0.0, p * (log_p - log_q))
+
+
+def of_label(values: Tensor, labels: Tensor) -> Tensor:
+    """The value of each example's labelled class, without the class axis."""
+    labels = ops.expand_dims(labels, axis=-1)
+    return ops.squeeze(ops.take_along_axis(values, labels, axis=-1), axis=-1)
+
+
+def of_others(values: Tensor, labels: Tensor) -> Tensor:
+    """The values of all but each example's labelled class, in any order."""
+    classes = values.shape[-1]
+    steps = ops.arange(1, classes, dtype="int32")
+    others = (ops.expand_dims(labels, axis=-1) + steps) % classes
+    return ops.take_along_axis(values, others, axis=-1)
 
 
 def to_logits(probabilities: Tensor, activation: str) -> Tensor:

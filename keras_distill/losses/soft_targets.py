@@ -2,77 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Sequence
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_distill.losses.base import LayerName, LogitLoss, Tensor
-
-
-class _Tempered(LogitLoss):
-    """A logit loss with a temperature that a callback can set."""
-
-    default_weight = 0.9
-
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        teacher_layer_name: LayerName = None,
-        student_layer_name: LayerName = None,
-        projector: Any = None,
-        from_logits: bool | None = None,
-        class_map: Sequence[int] | None = None,
-        reduction: str | None = "sum_over_batch_size",
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(
-            teacher_layer_name,
-            student_layer_name,
-            projector,
-            from_logits,
-            class_map,
-            reduction=reduction,
-            name=name,
-            dtype=dtype,
-        )
-        if not isinstance(temperature, numbers.Real) or not (
-            0 < temperature < math.inf
-        ):
-            raise ValueError(
-                "A temperature divides the logits, so it must be a positive "
-                f"number. Received: temperature={temperature!r}. Pass 1 for "
-                "none, or more to soften the targets."
-            )
-        self._temperature: Any = keras.Variable(
-            temperature,
-            dtype=self.dtype,
-            trainable=False,
-            autocast=False,
-            name="temperature",
-        )
-
-    @property
-    def temperature(self) -> Any:
-        """The variable that divides the logits; assign a number to set it."""
-        return self._temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._temperature.assign(value)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
-        temperature = float(ops.convert_to_numpy(self.temperature.value))
-        return {**super().get_config(), "temperature": temperature}
+from keras_distill.losses.base import (
+    TemperedLogitLoss,
+    Tensor,
+    relative_entropy,
+)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class SoftTargets(_Tempered):
+class SoftTargets(TemperedLogitLoss):
     """Divergence of tempered class probabilities (knowledge distillation, KD).
 
     A high temperature shows how the teacher ranks the wrong classes: which
@@ -116,26 +57,19 @@ class SoftTargets(_Tempered):
         Network", 2015.
     """
 
+    default_weight = 0.9
+
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`."""
         log_p = ops.log_softmax(teacher / self.temperature, axis=-1)
         log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        return self.temperature**2 * ops.sum(_relative(log_p, log_q), axis=-1)
-
-    def check_shapes(self, teacher_shape: Any, student_shape: Any) -> None:
-        """Raise where there are fewer than two classes, or not the same."""
-        super().check_shapes(teacher_shape, student_shape)
-        if student_shape[-1] == 1:
-            raise ValueError(
-                "The softmax of a single logit is always 1, so there is "
-                f"nothing to learn from it. Received: logits of shape "
-                f"{student_shape}. Use BinarySoftTargets for a model with one "
-                "logit."
-            )
+        return self.temperature**2 * ops.sum(
+            relative_entropy(log_p, log_q), axis=-1
+        )
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class BinarySoftTargets(_Tempered):
+class BinarySoftTargets(TemperedLogitLoss):
     """Divergence of tempered yes-or-no probabilities.
 
     For models that end in sigmoids: one logit that tells two classes apart, or
@@ -180,23 +114,17 @@ class BinarySoftTargets(_Tempered):
         Network", 2015, for two classes.
     """
 
+    default_weight = 0.9
     activation = "sigmoid"
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`."""
         teacher = teacher / self.temperature
         student = student / self.temperature
-        yes = _relative(ops.log_sigmoid(teacher), ops.log_sigmoid(student))
-        no = _relative(ops.log_sigmoid(-teacher), ops.log_sigmoid(-student))
+        yes = relative_entropy(
+            ops.log_sigmoid(teacher), ops.log_sigmoid(student)
+        )
+        no = relative_entropy(
+            ops.log_sigmoid(-teacher), ops.log_sigmoid(-student)
+        )
         return self.temperature**2 * ops.mean(yes + no, axis=-1)
-
-
-def _relative(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """`p * (log p - log q)`, zero where `p` is zero even if both logs are -inf.
-
-    In log space throughout: the logarithm of a probability that has been
-    rounded, or clipped, has a wrong gradient.
-    """
-    p = ops.exp(log_p)
-    # Not `p > 0`, which would hide a teacher that gives NaN.
-    return ops.where(p == 0, 0.0, p * (log_p - log_q))

@@ -74,6 +74,37 @@ def test_golden_value_in_float32(golden, temperature):
     assert value == pytest.approx(GOLDEN[temperature], rel=1e-6)
 
 
+# Values of code whose loss is the same but for a factor, or for constants that
+# keep it from a logarithm of zero: temperature, value, factor, tolerance.
+SAME_ELSEWHERE = {
+    "DeiT, a mean over classes": (3.0, 0.497253236946638, 10, 1e-12),
+    "ONE, 1e-7 added to the targets": (3.0, 4.972539286838037, 1, 1e-5),
+    "mutual learning, 1e-8 added": (1.0, 2.89661933971052, 1, 1e-6),
+}
+
+
+@pytest.mark.parametrize("code", SAME_ELSEWHERE)
+@pytest.mark.usefixtures("float64")
+def test_is_what_other_code_computes(golden, code):
+    temperature, value, factor, tolerance = SAME_ELSEWHERE[code]
+    loss = SoftTargets(temperature, reduction=None, dtype="float64")
+    mean = evaluate(loss, *golden).mean()
+    assert mean == pytest.approx(factor * value, rel=tolerance)
+
+
+@pytest.mark.usefixtures("float64")
+def test_differs_from_a_cross_entropy_by_the_teachers_entropy(golden_inputs):
+    """The mean over tokens of a code base for language models."""
+    names = ("teacher_sequences", "student_sequences", "mask")
+    teacher, student, mask = (golden_inputs[name] for name in names)
+    loss = SoftTargets(1.0, reduction=None, dtype="float64")
+    log_p = log_softmax(teacher)
+    entropy = -(np.exp(log_p) * log_p).sum(axis=-1)
+    values = evaluate(loss, teacher, student) + entropy
+    mean = values[mask].mean()
+    assert mean == pytest.approx(5.593763981597142, rel=1e-12)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.usefixtures("float64")
 def test_values_are_the_formulas(golden, temperature):
