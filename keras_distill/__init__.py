@@ -3,6 +3,9 @@
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill.average_heads import average_heads as average_heads
+from keras_distill.classifier_reuse import (
+    reuse_classifier as reuse_classifier,
+)
 from keras_distill.distiller import Distiller as Distiller
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
 from keras_distill.export import export_litert as export_litert
@@ -20,4 +23,5 @@ __all__ = [
     "export",
     "export_litert",
     "losses",
+    "reuse_classifier",
 ]

@@ -38,8 +38,10 @@ class Comparison:
     def teacher_side(self, output: Any, features: dict[str, Any]) -> Any:
         """What the loss sees of the teacher."""
         names = self.loss.teacher_layer_name
+        stored = self.loss.stored_types
         tensors = [
-            pick("teacher", name, output, features) for name in as_list(names)
+            pick("teacher", name, output, features, stored)
+            for name in as_list(names)
         ]
         return self._packed(tensors, names, self.teacher_is_probability)
 
@@ -65,6 +67,8 @@ class Comparison:
     def _logits(self, tensor: Any) -> Any:
         loss = self.loss
         assert isinstance(loss, LogitLoss)
+        if isinstance(tensor, loss.stored_types):  # made of logits already
+            return tensor
         # In the loss's dtype: float16 has too few small numbers to take the
         # logarithm of. As a layer, it passes masks on.
         layer = keras.layers.Activation(
@@ -124,9 +128,15 @@ def output_spec(model: keras.Model) -> Any:
 
 
 def pick(
-    who: str, name: LayerName, output: Any, features: dict[str, Any]
+    who: str,
+    name: LayerName,
+    output: Any,
+    features: dict[str, Any],
+    stored_types: tuple[Any, ...] = (),
 ) -> Any:
-    """The tensor that a name stands for."""
+    """The tensor that a name stands for, or a tuple of one of these types."""
+    if name is None and isinstance(output, stored_types):
+        return output
     if isinstance(name, int) and isinstance(output, (list, tuple)):
         if not -len(output) <= name < len(output):
             raise ValueError(

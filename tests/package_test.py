@@ -33,6 +33,7 @@ ALLOWED = {
     "losses.*": {"losses.base", "losses.feature_loss"},
     "heads": {"features"},
     "hard_labels": {"labels", "losses.base"},
+    "classifier_reuse": {"features", "losses.feature_loss"},
     "comparison": {"features", "heads", "losses.base"},
     "defaults": {
         "comparison",

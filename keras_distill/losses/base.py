@@ -75,6 +75,9 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
     #: Whether layers are compared pair by pair, so that both lists of names
     #: have the same length.
     pairs_layers: bool = True
+    #: Kinds of `NamedTuple` in which the teacher's side may come instead of as
+    #: a tensor, such as one that was stored in less space.
+    stored_types: tuple[Any, ...] = ()
     #: Whether `make_parts` makes layers or variables, and `build` is needed.
     has_parts: bool = False
 
@@ -265,6 +268,8 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         return cls(**{**config, "projector": projector})
 
     def _array(self, value: Any) -> Any:
+        if isinstance(value, self.stored_types):
+            return type(value)(*map(self._array, value))
         if isinstance(value, (list, tuple)):
             return ops.convert_to_tensor(value, self.dtype)
         if isinstance(value, dict):  # a teacher's tensor, and labels

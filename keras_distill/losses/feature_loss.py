@@ -87,6 +87,15 @@ class FeatureLoss(DistillationLoss):
                 "'channels_first'."
             )
 
+    def refuse_lists(self) -> None:
+        """Raise where several layers are named, in losses that take one."""
+        if isinstance(self.teacher_layer_name, list):
+            raise ValueError(
+                f"{type(self).__name__} compares one layer with one. Received: "
+                f"teacher_layer_name={self.teacher_layer_name!r}. Pass a loss "
+                "for each pair of layers."
+            )
+
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """The sum of `compare` over the pairs, `(batch,)` values."""
         pairs = self.pairs(teacher, student)
@@ -253,7 +262,7 @@ def average_pool(x: Tensor, axis: int, size: Any) -> Tensor:
     `ceil((i + 1) * length / size)`.
     """
     length = ops.shape(x)[axis]
-    if isinstance(size, int) and length == size:
+    if isinstance(size, int) and isinstance(length, int) and length == size:
         return x
     place = ops.arange(length, dtype="int32")
     window = ops.expand_dims(ops.arange(size, dtype="int32"), axis=-1)
@@ -276,6 +285,14 @@ def unit(x: Tensor, axis: Any = -1) -> Tensor:
     # A root's gradient at 0 is infinite, also where `where` drops it.
     safe = ops.where(squares > 0, squares, 1.0)
     return ops.where(squares > 0, x / ops.sqrt(safe), 0.0)
+
+
+def length(x: Tensor, axis: Any = -1) -> Tensor:
+    """Euclidean lengths, with a gradient of 0 at a length of 0."""
+    squares = ops.sum(ops.square(x), axis=axis)
+    # A root's gradient at 0 is infinite, also where `where` drops it.
+    safe = ops.where(squares > 0, squares, 1.0)
+    return ops.where(squares > 0, ops.sqrt(safe), 0.0)
 
 
 def frozen_copy(layer: keras.Layer) -> keras.Layer:

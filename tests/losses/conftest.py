@@ -19,8 +19,13 @@ def _gradient(function, x):
     if keras.backend.backend() == "jax":
         import jax
 
+        def once(x):
+            # What layers assign in there are no values to keep.
+            with keras.StatelessScope():
+                return function(x)
+
         # Compiled as a whole, which is faster than each operation by itself.
-        return jax.jit(jax.grad(function))(keras.ops.convert_to_tensor(x))
+        return jax.jit(jax.grad(once))(keras.ops.convert_to_tensor(x))
     import torch
 
     with torch.enable_grad():

@@ -12,6 +12,13 @@ from support import values
 
 import keras_distill as kd
 
+
+def built(layer):
+    """A layer of the maps' channels, with weights."""
+    layer.build((None, 5))
+    return layer
+
+
 BASES = (
     kd.losses.DistillationLoss,
     kd.losses.FeatureLoss,
@@ -25,20 +32,68 @@ LOSSES = [
     and exported not in BASES
 ]
 # Arguments that have no default.
-REQUIRED = {}
+REQUIRED = {
+    "FactorTransfer": lambda: {
+        "paraphraser": kd.losses.paraphraser((None, None, None, 5))[0]
+    },
+    "FeatureOverhaul": lambda: {"margin": [-1.0] * 5},
+    "SoftmaxRegression": lambda: {"teacher_head": built(layers.Dense(3))},
+    "SparseSoftTargets": lambda: {"k": 3},
+    "StandardizedLogits": lambda: {"loss": kd.losses.SoftTargets(2.0)},
+}
 # Losses whose values don't move with the examples, and why.
-ORDERED = {}
+ORDERED = {
+    "MaskedGeneration": "Each place in the batch draws a mask of its own.",
+    "SampledSoftTargets": "Each place of a batch has draws of its own.",
+    "CorrelationCongruence": "It compares each example with the next.",
+}
 # Losses that draw random numbers in each call.
-RANDOM = set()
+RANDOM = {"MaskedGeneration", "SampledSoftTargets"}
 # Losses that aren't zero where the student equals the teacher, and why.
 NOT_ZERO_AT_MATCH = {
+    "ActivationBoundary": "The student is to be further from zero.",
+    "ContrastiveRepresentation": "It has an entropy, and embeds both sides.",
     "CorrectedTeacher": "The teacher is corrected before it is compared.",
+    "FactorTransfer": "Translator and paraphraser are different networks.",
+    "FeatureOverhaul": "Where the teacher is below the margin, so is a match.",
     "HardTargets": "A cross-entropy with the decision.",
+    "KnowledgeReview": "The student's side goes through layers.",
+    "MaskedGeneration": "The student's side goes through layers.",
     "NormalizedSoftTargets": "Cross-entropies, with the teacher's entropy.",
     "OneForAll": "A cross-entropy, with the teacher's entropy.",
+    "SampledSoftTargets": "A cross-entropy, with the teacher's entropy.",
+    "SemanticCalibration": "The student's side goes through layers.",
+    "SoftmaxRegression": "The student's side goes through layers.",
     "TeacherFree": "Its teacher is made up from the label.",
     "WeightedSoftTargets": "A cross-entropy, with the teacher's entropy.",
+    "CorrelationCongruence": "Each side goes through a layer of its own.",
+    "VariationalInformation": "The student's side goes through layers.",
 }
+# Losses that have no slope where both are sure of different classes, and why.
+SATURATED = {
+    "ClassAttention": "Opposite maps are as different as can be.",
+    "ContrastiveRepresentation": "Examples that are alike can't be told apart.",
+    "JensenShannon": "It is bounded.",
+    "LogitCorrelation": "Probabilities of 0 and 1 have no slope.",
+    "SkewedDivergence": "It is bounded.",
+    "SoftmaxRegression": "Averages of opposite signs stay as they are.",
+    "SortedProbabilities": "Both are equally sure, which makes it 0.",
+    "StandardizedLogits": "Logits of two levels stay the same, moved apart.",
+    "TotalVariation": "It is bounded.",
+    "AttentionTransfer": "The sign of a layer makes no difference.",
+    "InterChannelCorrelation": "The sign of a layer makes no difference.",
+    "KernelCongruence": "The sign of a layer makes no difference.",
+    "NeuronSelectivity": "The sign of a layer makes no difference.",
+    "ProbabilisticTransfer": "The sign of a layer makes no difference.",
+    "RelationalAngle": "The sign of a layer makes no difference.",
+    "RelationalDistance": "The sign of a layer makes no difference.",
+    "SimilarityPreserving": "The sign of a layer makes no difference.",
+    "PearsonCorrelation": "The negative is as far away as can be.",
+}
+# Losses of several layers at once, which are tested where they are.
+SEVERAL_LAYERS = {"FlowOfSolution"}
+# Losses for which the classes may differ.
+OTHER_CLASSES = {"SortedProbabilities"}
 SECTIONS = ["Formula", "Args", "Shapes", "Raises", "Example", "Reference"]
 
 
@@ -50,6 +105,8 @@ def loss_class(request):
 @pytest.fixture
 def shape(loss_class):
     """Logits for the losses between logits, and feature maps for others."""
+    if loss_class.__name__ in SEVERAL_LAYERS:
+        pytest.skip("It compares several layers at once.")
     is_logit_loss = issubclass(loss_class, kd.losses.LogitLoss)
     return (4, 6) if is_logit_loss else (4, 3, 2, 5)
 
@@ -167,14 +224,18 @@ def test_weights_each_example(make, pair):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_is_finite_at_extreme_outputs(make, shape, gradient, dtype):
+def test_is_finite_at_extreme_outputs(loss_class, make, shape, gradient, dtype):
     loss = make()
     signs = np.where(np.arange(np.prod(shape)).reshape(shape) % 2, 1.0, -1.0)
     teacher = ops.cast(1e4 * signs, dtype)
     student = ops.cast(-1e4 * signs, dtype)
-    assert 0 < evaluate(loss, teacher, student) < np.inf
+    value = evaluate(loss, teacher, student)
     slope = gradient(lambda x: loss(teacher_side(loss, teacher), x), student)
     assert np.all(np.isfinite(slope))
+    if loss_class.__name__ in SATURATED:
+        assert np.isfinite(value)
+        pytest.skip(SATURATED[loss_class.__name__])
+    assert 0 < value < np.inf
     assert np.any(slope != 0)
 
 
@@ -380,8 +441,9 @@ def test_refuses_to_broadcast(loss_class, make, pair):
     teacher, student = pair
     loss = make()
     wrongs = [teacher[:1], teacher[:, None]]
-    if not issubclass(loss_class, kd.losses.FeatureLoss) or (
-        loss_class.same_channels
+    if loss_class.__name__ not in OTHER_CLASSES and (
+        not issubclass(loss_class, kd.losses.FeatureLoss)
+        or loss_class.same_channels
     ):
         wrongs.append(teacher[..., :1])
     for wrong in wrongs:
@@ -448,6 +510,8 @@ def test_example_is_right(loss_class):
         loss_class, loss_class.__name__
     )
     assert example.examples
+    if keras.backend.backend() == "numpy" and ".fit(" in example.docstring:
+        pytest.skip("Keras' NumPy backend doesn't train.")
     output = []
     failures = doctest.DocTestRunner().run(example, out=output.append).failed
     assert not failures, "".join(output)

@@ -1,0 +1,65 @@
+"""The README's table of methods is that of the losses."""
+
+import methods_table
+import pytest
+
+import keras_distill as kd
+
+
+def test_table_is_that_of_the_losses():
+    _, written, _ = methods_table.split(methods_table.README.read_text())
+    assert written == methods_table.table(), "run python tests/methods_table.py"
+
+
+def test_table_has_each_method():
+    methods = {loss.__name__ for loss in methods_table.losses()}
+    assert {"SoftTargets", "Hint", "ActivationBoundary"} <= methods
+    assert "LogitLoss" not in methods
+    lines = methods_table.table().splitlines()
+    for method in methods:
+        (line,) = [x for x in lines if x.startswith(f"| `{method}`")]
+        assert "20" in line.split(" | ")[1]
+
+
+def made(text):
+    """A loss whose docstring is this."""
+    return type("Made", (kd.losses.LogitLoss,), {"__doc__": text})
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ('Zhao et al., "A, b: C?", CVPR 2022.', "Zhao et al. 2022"),
+        ('Heo, Lee and Choi, "Title", 2015.', "Heo, Lee and Choi 2015"),
+        ('Li, "T", ICLR 2019. For 2020, see there.', "Li 2019"),
+        ('Yang, "Title in\n    two lines",\n    ECCV 2022.', "Yang 2022"),
+    ],
+)
+def test_reads_references(reference, expected):
+    loss = made(f"Line.\n\nReference:\n    {reference}")
+    assert methods_table.paper(loss) == expected
+
+
+def test_says_which_reference_it_cannot_read():
+    with pytest.raises(AssertionError, match="Made: its Reference"):
+        methods_table.paper(made("Line.\n\nReference:\n    See there."))
+    with pytest.raises(AssertionError, match="Made: it has no Reference"):
+        methods_table.paper(made("Line."))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Something (DKD).", "DKD"),
+        ("Something (Tf-KD_reg).", "Tf-KD_reg"),
+        ("Something (knowledge distillation, KD).", "KD"),
+        ("Something.", ""),
+    ],
+)
+def test_reads_acronyms(line, expected):
+    assert methods_table.acronym(made(line)) == expected
+
+
+def test_says_which_acronym_it_cannot_read():
+    with pytest.raises(AssertionError, match="Made: the first line"):
+        methods_table.acronym(made("Something (for a test) and more."))
