@@ -80,25 +80,54 @@ def reuse_classifier(
             "The projector is narrower than the teacher by a factor. "
             f"Received: factor={factor!r}. Pass an integer of at least 1."
         )
-    _, theirs = _at(teacher, "teacher", teacher_layer_name)
+    theirs, head = _classifier(teacher, teacher_layer_name)
     inputs, ours = _at(student, "student", student_layer_name)
-    outputs = symbolic_output(teacher)
-    try:
-        head = _between(theirs, outputs, "teacher_head")
-    except ValueError as error:
-        raise ValueError(
-            f"What the teacher computes behind '{teacher_layer_name}' needs "
-            f"more than its output. Received: teacher_layer_name="
-            f"{teacher_layer_name!r}. Name a layer that all paths to the "
-            "output go through, such as the pooling layer."
-        ) from error
-    head = frozen_copy(head)
+    if isinstance(student, keras.Sequential):
+        inputs, ours = _run(student, student_layer_name)
     projector = _projector(theirs.shape, ours.shape, factor)
     return keras.Model(
         inputs,
         head(projector(ours)),
         name=f"{student.name}_with_teacher_head",
     )
+
+
+def _classifier(teacher: keras.Model, name: str) -> tuple[Any, keras.Model]:
+    """Output of a layer of the teacher, and a copy of all behind it."""
+    _, theirs = _at(teacher, "teacher", name)
+    if isinstance(teacher, keras.Sequential):
+        # `add` leaves several graphs behind, of which a layer's output is any.
+        behind = teacher.layers[_place(teacher, name) + 1 :]
+        copies = [frozen_copy(layer) for layer in behind]
+        head = keras.Sequential(
+            [keras.Input(batch_shape=theirs.shape), *copies],
+            name="teacher_head",
+        )
+        head.trainable = False
+        return theirs, head
+    try:
+        head = _between(theirs, symbolic_output(teacher), "teacher_head")
+    except ValueError as error:
+        raise ValueError(
+            f"What the teacher computes behind '{name}' needs more than its "
+            f"output. Received: teacher_layer_name={name!r}. Name a layer that "
+            "all paths to the output go through, such as the pooling layer."
+        ) from error
+    return theirs, frozen_copy(head)
+
+
+def _run(student: keras.Sequential, name: str) -> tuple[Any, Any]:
+    """Fresh inputs, and what a layer makes of them."""
+    first = student.inputs[0]
+    inputs = x = keras.Input(batch_shape=first.shape, dtype=first.dtype)
+    for layer in student.layers[: _place(student, name) + 1]:
+        x = layer(x)
+    return inputs, x
+
+
+def _place(model: keras.Sequential, name: str) -> int:
+    names: list[str] = [layer.name for layer in model.layers]
+    return names.index(name)
 
 
 def _at(model: keras.Model, who: str, name: str) -> tuple[Any, Any]:
@@ -115,6 +144,8 @@ def _at(model: keras.Model, who: str, name: str) -> tuple[Any, Any]:
     inputs = model.inputs[0] if sequential else model.input
     # That of a sub-model as a layer of this model, not of its own graph.
     output = keras.Operation.output.fget(layer)
+    if sequential and layer in model.layers:
+        return inputs, output
     try:
         _between(inputs, output)
     except ValueError as error:

@@ -214,3 +214,25 @@ def test_refuses_to_resize_to_an_unknown_size():
 def test_refuses_another_factor(factor):
     with pytest.raises(ValueError, match=r"factor=.*Pass an integer"):
         kd.reuse_classifier(teacher(), network(4), "map", "map", factor)
+
+
+def test_takes_models_that_were_put_together_layer_by_layer():
+    """Each `add` leaves a graph of its own behind."""
+
+    def grown(width):
+        model = keras.Sequential([keras.Input((8, 8, 1))])
+        model.add(layers.Conv2D(width, 3, activation="relu", name="c"))
+        model.add(layers.GlobalAveragePooling2D(name="pool"))
+        model.add(layers.Dense(3, name="logits"))
+        return model
+
+    guide, small = grown(6), grown(2)
+    student = kd.reuse_classifier(guide, small, "c", "c")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    projected = student.get_layer("projector")(small.get_layer("c")(x))
+    expected = guide.get_layer("logits")(guide.get_layer("pool")(projected))
+    np.testing.assert_allclose(
+        student.predict(x, verbose=0),
+        keras.ops.convert_to_numpy(expected),
+        atol=1e-6,
+    )
