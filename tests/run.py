@@ -13,7 +13,9 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
-PYTEST = [sys.executable, "-m", "pytest", "-q"]
+# Half the time on two cores; more workers than four only wait for memory.
+WORKERS = ["-n", "auto", "--maxprocesses", "4"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", "."],
     "format": [sys.executable, "-m", "ruff", "format", "--check", "."],

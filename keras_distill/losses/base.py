@@ -133,7 +133,8 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         if not isinstance(self.teacher_layer_name, list):
             # Keras would take a list of numbers for a list of tensors.
             y_true, y_pred = self._array(y_true), self._array(y_pred)
-            if not self.per_position:
+            masked = getattr(y_pred, "_keras_mask", None) is not None
+            if masked and not self.per_position:
                 # Keras would apply the mask of a sequence to its one value. A
                 # copy has none.
                 y_pred = ops.copy(y_pred)

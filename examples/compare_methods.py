@@ -1,0 +1,391 @@
+"""Every method of the library on one real data set and pair of networks.
+
+    KERAS_BACKEND=torch python examples/compare_methods.py --out compare/
+
+Teacher: a convolutional network that learned from 20,000 images of
+Fashion-MNIST. Student: one with an eighth of its weights, that gets 2,000 other
+images. All methods have the same students to start from, the same images, the
+same number of epochs and the same optimizer; the weights of their losses are
+those of their papers. What counts is the last epoch's accuracy on the 10,000
+test images, and how often student and teacher agree there.
+
+Each run is a JSON file in the folder, written when it is done. Started again,
+the script makes those that are missing; started twice, with other `--seeds`,
+the two share the work. At the end it prints the table.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_distill as kd
+from keras_distill import losses as l
+
+MAPS = ["stage1", "stage2", "stage3"]
+NORMS = ["norm1", "norm2", "norm3"]
+
+
+def network(widths, name):
+    """Three stages, 14x14, 7x7 and 7x7, a mean over places, and a head."""
+    model = keras.Sequential([keras.Input((28, 28, 1))], name=name)
+    for i, width in enumerate(widths, start=1):
+        strides = 2 if i < 3 else 1
+        model.add(
+            layers.Conv2D(
+                width, 3, strides, padding="same", use_bias=False,
+                name=f"conv{i}",
+            )
+        )  # fmt: skip
+        model.add(layers.BatchNormalization(momentum=0.9, name=f"norm{i}"))
+        model.add(layers.ReLU(name=f"stage{i}"))
+    model.add(layers.GlobalAveragePooling2D(name="pooled"))
+    model.add(layers.Dense(10, name="logits"))
+    return model
+
+
+def compiled(model, epochs, images, batch_size=64):
+    """Adam whose learning rate falls to zero along a cosine."""
+    steps = epochs * -(-images // batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def load(path):
+    """Fashion-MNIST, scaled to -1 ... 1."""
+    if path:
+        with np.load(path) as file:
+            train = file["x_train"], file["y_train"]
+            test = file["x_test"], file["y_test"]
+    else:
+        train, test = keras.datasets.fashion_mnist.load_data()
+    return [
+        (x.reshape(-1, 28, 28, 1).astype("float32") / 127.5 - 1, y.ravel())
+        for x, y in (train, test)
+    ]
+
+
+def logits(loss, hard=0.1, weight=None):
+    """A loss between the outputs."""
+    return lambda teacher: ([loss()], [weight] if weight else None, hard)
+
+
+def between(loss, where, **arguments):
+    """A loss between layers of the same names, next to the hard labels."""
+    return lambda teacher: (
+        [loss(teacher_layer_name=where, student_layer_name=where, **arguments)],
+        None,
+        1.0,
+    )
+
+
+# For each method: from a teacher, the losses, their weights (None for the
+# papers') and the weight of the hard labels.
+METHODS = {
+    "SoftTargets": logits(l.SoftTargets),
+    "LogitMatching": logits(l.LogitMatching),
+    "DecoupledSoftTargets": logits(l.DecoupledSoftTargets, 1.0),
+    "NormalizedSoftTargets": logits(l.NormalizedSoftTargets, 1.0),
+    "WeightedSoftTargets": logits(l.WeightedSoftTargets, 1.0),
+    "LogitCorrelation": logits(l.LogitCorrelation, 1.0),
+    "StandardizedLogits": logits(
+        lambda: l.StandardizedLogits(l.SoftTargets(2.0))
+    ),
+    "MultiLevelLogits": logits(l.MultiLevelLogits),
+    "CurriculumTemperature": logits(l.CurriculumTemperature),
+    "OneForAll": logits(l.OneForAll, 1.0),
+    "JensenShannon": logits(l.JensenShannon, 1.0),
+    "ReverseKL": logits(lambda: l.JensenShannon(beta=1.0), 1.0),
+    "SkewedDivergence": logits(l.SkewedDivergence, 1.0),
+    "TotalVariation": logits(l.TotalVariation, 1.0),
+    "SortedProbabilities": logits(l.SortedProbabilities, 1.0),
+    "TeacherFree": logits(l.TeacherFree),
+    "CorrectedTeacher": logits(l.CorrectedTeacher),
+    "HardTargets": logits(l.HardTargets, 0.5),
+    "SparseSoftTargets": logits(lambda: l.SparseSoftTargets(k=3)),
+    "SampledSoftTargets": logits(l.SampledSoftTargets),
+    "Hint": between(l.Hint, "stage2", projector="auto"),
+    "AttentionTransfer": between(l.AttentionTransfer, MAPS),
+    "SimilarityPreserving": between(l.SimilarityPreserving, "stage3"),
+    "CorrelationCongruence": between(l.CorrelationCongruence, "pooled"),
+    "KernelCongruence": between(l.KernelCongruence, "pooled"),
+    "RelationalDistance + RelationalAngle": lambda teacher: (
+        [
+            l.RelationalDistance("pooled", "pooled"),
+            l.RelationalAngle("pooled", "pooled"),
+        ],
+        None,
+        1.0,
+    ),
+    "ProbabilisticTransfer": between(l.ProbabilisticTransfer, "pooled"),
+    "VariationalInformation": between(l.VariationalInformation, MAPS),
+    "NeuronSelectivity": between(l.NeuronSelectivity, MAPS),
+    "PearsonCorrelation": between(
+        l.PearsonCorrelation, "stage3", projector="auto"
+    ),
+    "ChannelWise": between(l.ChannelWise, "stage3", projector="auto"),
+    "InterChannelCorrelation": between(
+        l.InterChannelCorrelation, "stage3", projector="auto"
+    ),
+    "ContrastiveRepresentation": between(l.ContrastiveRepresentation, "pooled"),
+    "FeatureOverhaul": lambda teacher: (
+        [
+            l.FeatureOverhaul(
+                [l.relu_margin(teacher.get_layer(name)) for name in NORMS],
+                NORMS,
+                NORMS,
+                projector="auto",
+            )
+        ],
+        None,
+        1.0,
+    ),
+    "MaskedGeneration": between(l.MaskedGeneration, "stage3", projector="auto"),
+    "SoftmaxRegression": lambda teacher: (
+        [l.SoftmaxRegression(teacher.get_layer("logits"), "stage3", "stage3")],
+        None,
+        1.0,
+    ),
+    "SemanticCalibration": between(l.SemanticCalibration, MAPS),
+    "KnowledgeReview": between(l.KnowledgeReview, MAPS),
+}
+
+
+def factor_transfer(teacher, student, data, epochs):
+    """Stage one, on the teacher alone: a paraphraser of its last maps."""
+    inside = keras.Model(
+        teacher.inputs, teacher.get_layer("stage3").output
+    ).predict(data[0], verbose=0)
+    encoder, autoencoder = l.paraphraser(inside.shape)
+    autoencoder.compile("adam", "mse")
+    autoencoder.fit(inside, inside, batch_size=64, epochs=10, verbose=0)
+    loss = l.FactorTransfer(
+        encoder, teacher_layer_name="stage3", student_layer_name="stage3"
+    )
+    return train(teacher, student, ([loss], None, 1.0), data, epochs)
+
+
+def two_stages(loss):
+    """A third of the epochs for the inside, the rest with soft targets."""
+
+    def run(teacher, student, data, epochs):
+        first = epochs // 3
+        train(teacher, student, ([loss(teacher)], None, 0.0), data, first)
+        soft = ([l.SoftTargets()], None, 0.1)
+        return train(teacher, student, soft, data, epochs - first)
+
+    return run
+
+
+def classifier_reuse(teacher, student, data, epochs):
+    """The student computes what goes into the teacher's own classifier."""
+    student = kd.reuse_classifier(teacher, student, "stage3", "stage3")
+    loss = l.Hint("stage3", student.get_layer("projector").name)
+    return train(teacher, student, ([loss], [1.0], 0.0), data, epochs)
+
+
+def class_attention(teacher, student, data, epochs):
+    """With heads that are convolutions: a map for each class, then a mean."""
+    student = with_class_maps(student)
+    loss = l.ClassAttention(
+        teacher_layer_name="class_maps", student_layer_name="class_maps"
+    )
+    recipe = ([loss], None, 1.0)
+    return train(with_class_maps(teacher), student, recipe, data, epochs)
+
+
+def with_class_maps(model):
+    """The same function, with the head before the mean over places."""
+    head = model.get_layer("logits")
+    maps = layers.Conv2D(10, 1, name="class_maps")
+    converted = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            *model.layers[:-2],
+            maps,
+            layers.GlobalAveragePooling2D(name="logits"),
+        ]
+    )
+    kernel, bias = head.get_weights()
+    maps.set_weights([kernel[None, None], bias])
+    return converted
+
+
+STAGED = {
+    "FactorTransfer": factor_transfer,
+    "ActivationBoundary": two_stages(
+        lambda teacher: l.ActivationBoundary(
+            1.0, NORMS, NORMS, projector="auto"
+        )
+    ),
+    "FlowOfSolution": two_stages(
+        lambda teacher: l.FlowOfSolution(MAPS, MAPS, projector="auto")
+    ),
+    "ClassAttention": class_attention,
+    "reuse_classifier": classifier_reuse,
+}
+
+
+def alone(teacher, student, data, epochs):
+    """Hard labels only."""
+    compiled(student, epochs, len(data[0]))
+    student.fit(*data, batch_size=64, epochs=epochs, verbose=0)
+    return student
+
+
+def train(teacher, student, recipe, data, epochs):
+    """One stage of distillation; a student or what is made of it."""
+    losses, weights, hard = recipe
+    compiled(student, epochs, len(data[0]))
+    distiller = kd.Distiller(
+        teacher, student, losses, weights, hard_label_weight=hard
+    )
+    distiller.fit(*data, batch_size=64, epochs=epochs, verbose=0)
+    return student
+
+
+def runs():
+    """All that can be run, by name."""
+
+    def plain(recipe):
+        return lambda teacher, student, data, epochs: train(
+            teacher, student, recipe(teacher), data, epochs
+        )
+
+    return {
+        "student alone": alone,
+        **{name: plain(recipe) for name, recipe in METHODS.items()},
+        **STAGED,
+    }
+
+
+def prepared_teacher(path, data, seed, epochs):
+    """The teacher of a seed, trained once."""
+    if path.exists():
+        return keras.models.load_model(path, compile=False)
+    keras.utils.set_random_seed(seed)
+    teacher = compiled(network((32, 64, 64), "teacher"), epochs, len(data[0]))
+    teacher.fit(*data, batch_size=64, epochs=epochs, verbose=0)
+    write(path, teacher.save)
+    return teacher
+
+
+def write(path, save):
+    """A file that is there whole, or not at all."""
+    part = path.with_name(f"part-{os.getpid()}-{path.name}")
+    save(part)
+    os.replace(part, path)
+
+
+def measure(run, teacher, data, test, seed, epochs):
+    """Train a fresh student, and see what it can do at the end."""
+    keras.utils.set_random_seed(100 + seed)
+    student = network((16, 24, 24), "student")
+    started = time.perf_counter()
+    trained = run(teacher, student, data, epochs)
+    seconds = time.perf_counter() - started
+    said = trained.predict(test[0], batch_size=500, verbose=0).argmax(-1)
+    guide = teacher.predict(test[0], batch_size=500, verbose=0).argmax(-1)
+    return {
+        "accuracy": float((said == test[1]).mean()),
+        "agreement": float((said == guide).mean()),
+        "teacher_accuracy": float((guide == test[1]).mean()),
+        "parameters": trained.count_params(),
+        "seconds": round(seconds, 1),
+        "seed": seed,
+        "epochs": epochs,
+        "images": len(data[0]),
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+    }
+
+
+def spread(records, key):
+    """Mean and standard deviation over seeds, in percent."""
+    found = 100 * np.array([record[key] for record in records])
+    deviation = found.std(ddof=1) if len(found) > 1 else 0.0
+    return f"{found.mean():.1f} ± {deviation:.1f}"
+
+
+def table(out):
+    """All results in the folder, best first, as Markdown."""
+    results = {}
+    for path in sorted(out.glob("*.json")):
+        record = json.loads(path.read_text())
+        results.setdefault(record.pop("method"), []).append(record)
+    if not results:
+        return ""
+    order = sorted(
+        results,
+        key=lambda name: -np.mean([r["accuracy"] for r in results[name]]),
+    )
+    everyone = [r for records in results.values() for r in records]
+    seeds = {r["seed"]: r for r in everyone}.values()
+    lines = [
+        "| method | accuracy | agreement with the teacher | seeds |",
+        "|---|---|---|---|",
+        f"| *teacher* | {spread(seeds, 'teacher_accuracy')} | | {len(seeds)} |",
+    ]
+    for name in order:
+        shown = f"`{name}`" if name != "student alone" else f"*{name}*"
+        lines.append(
+            f"| {shown} | {spread(results[name], 'accuracy')} "
+            f"| {spread(results[name], 'agreement')} | {len(results[name])} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, default="compare")
+    parser.add_argument(
+        "--data", help="an .npz of x_train, y_train, x_test and y_test"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=list(runs()))
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--teacher-images", type=int, default=20000)
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--test-images", type=int, default=10000)
+    options = parser.parse_args()
+    (x, y), test = load(options.data)
+    test = tuple(part[: options.test_images] for part in test)
+    split = options.teacher_images
+    known = x[:split], y[:split]
+    data = x[split:][: options.images], y[split:][: options.images]
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for name in options.methods or runs():
+            path = options.out / f"{name.replace(' ', '_')}-{seed}.json"
+            if path.exists():
+                continue
+            teacher = prepared_teacher(
+                options.out / f"teacher-{seed}.keras",
+                known,
+                seed,
+                options.teacher_epochs,
+            )
+            record = measure(
+                runs()[name], teacher, data, test, seed, options.epochs
+            )
+            record["method"] = name
+            text = json.dumps(record, indent=1)
+            write(path, lambda part, text=text: part.write_text(text))
+            print(f"{name}, seed {seed}: {record['accuracy']:.4f}", flush=True)
+            keras.utils.clear_session()
+    print(table(options.out))
+
+
+if __name__ == "__main__":
+    main()
