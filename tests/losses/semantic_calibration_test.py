@@ -188,6 +188,7 @@ def test_refuses_another_size_of_attention(size):
         SemanticCalibration(size)
 
 
+@pytest.mark.usefixtures("differentiable")
 def test_refuses_a_projector():
     loss = SemanticCalibration(
         teacher_layer_name="pool", student_layer_name="pool", projector="auto"
