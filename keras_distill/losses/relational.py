@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import Tensor
-from keras_distill.losses.feature_loss import FeatureLoss, flatten, unit
+from keras_distill.losses.feature_loss import FeatureLoss, flatten
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -71,8 +71,9 @@ class RelationalAngle(FeatureLoss):
     What counts is the angle at which an example sees two others, for all
     triples of a batch. So the two layers may have any widths and sizes.
 
-    The angles of 16 examples are computed at a time, and again for the
-    gradient: all at once would take `batch**3` numbers.
+    The angles of some examples are computed at a time, and again for the
+    gradient: all at once would take `batch**3` numbers. Two examples that are
+    closer than 1/300 of their distances from the mean count as the same.
 
     Formula:
         With `c_ijk` the cosine of `f_j - f_i` and `f_k - f_i`, which is 0 where
@@ -91,8 +92,8 @@ class RelationalAngle(FeatureLoss):
 
     Shapes:
         Teacher and student `(batch, ...)` with any widths and sizes, values
-        `(batch,)`. Memory is of the order of `16 * batch * (batch +
-        width)`, time of `batch**3` times the width.
+        `(batch,)`. Memory is of the order of `batch**2`, and about 200 MB at
+        least for large batches; time of `batch**3`.
 
     Raises:
         ValueError: If the two have not the same number of axes.
@@ -115,18 +116,38 @@ class RelationalAngle(FeatureLoss):
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""
-        teacher, student = flatten(teacher), flatten(student)
+        teacher_products, *teacher_rows = _relations(teacher)
+        student_products, *student_rows = _relations(student)
         values = ops.map(
-            lambda anchors: _of_anchors(*anchors, teacher, student),
-            (_groups(teacher), _groups(student)),
+            lambda rows: _of_anchors(*rows, teacher_products, student_products),
+            tuple(_groups(x) for x in (*teacher_rows, *student_rows)),
         )
         return ops.reshape(values, (-1,))[: ops.shape(teacher)[0]]
 
 
+def _relations(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What angles are made of.
+
+    Returns:
+        Scalar products `p_jk`; `p_ij - p_ii / 2`, of which
+        `(f_j - f_i) (f_k - f_i) = p_jk - r_ij - r_ik`; and inverse distances,
+        0 for none. Each of `(batch, batch)`.
+    """
+    products, squares, scale = _squares(x)
+    # Below, what is left of the difference of large numbers is noise.
+    apart = squares > 1e-5 * scale
+    inverse = 1 / ops.sqrt(ops.where(apart, squares, 1.0))
+    from_anchor = products - ops.diagonal(products)[:, None] / 2
+    return products, from_anchor, ops.where(apart, inverse, 0.0)
+
+
 def _groups(x: Tensor) -> Tensor:
-    """Rows in groups of 16 or fewer, the last filled up with zeros."""
+    """Rows in groups, the last filled up with zeros."""
     rows, width = ops.shape(x)
-    size = min(rows, 16) if isinstance(rows, int) else 16
+    known = isinstance(rows, int)
+    # Of eight million angles each: blocks of memory that the C library returns
+    # when they are freed, where smaller ones would leave gaps.
+    size = min(rows, -(-(2**23) // rows**2)) if known else 8
     missing = -rows % size
     filled = ops.concatenate([x, ops.zeros((missing, width), x.dtype)])
     return ops.reshape(filled, ((rows + missing) // size, size, width))
@@ -142,39 +163,48 @@ def _recomputing(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @_recomputing
 def _of_anchors(
-    teacher_anchors: Tensor,
-    student_anchors: Tensor,
-    teacher: Tensor,
-    student: Tensor,
+    teacher_rows: Tensor,
+    teacher_inverse: Tensor,
+    student_rows: Tensor,
+    student_inverse: Tensor,
+    teacher_products: Tensor,
+    student_products: Tensor,
 ) -> Tensor:
     """The values of some examples, among all."""
-    difference = _cosines(teacher - teacher_anchors[:, None]) - _cosines(
-        student - student_anchors[:, None]
-    )
-    return ops.mean(_huber(difference), axis=(1, 2))
+    teacher = _cosines(teacher_rows, teacher_inverse, teacher_products)
+    student = _cosines(student_rows, student_inverse, student_products)
+    return ops.mean(_huber(teacher - student), axis=(1, 2))
 
 
-def _cosines(x: Tensor) -> Tensor:
-    x = unit(x)
-    return ops.matmul(x, ops.swapaxes(x, 1, 2))
+def _cosines(rows: Tensor, inverse: Tensor, products: Tensor) -> Tensor:
+    """Of some examples, each with two others: `(anchors, batch, batch)`."""
+    scalar = products - rows[:, :, None] - rows[:, None]
+    return scalar * inverse[:, :, None] * inverse[:, None]
 
 
-def _distances(x: Tensor) -> Tensor:
+def _squares(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Products, squared distances, and the sum of the two squared lengths."""
     x = flatten(x)
     # Differences of large products would lose small distances.
     x = x - ops.mean(x, axis=0)
-    products = ops.matmul(x, ops.transpose(x))
-    squares = ops.sum(ops.square(x), axis=-1)
-    squares = squares[:, None] + squares[None] - 2 * products
+    products = x @ ops.transpose(x)
+    lengths = ops.sum(ops.square(x), axis=-1)
+    scale = lengths[:, None] + lengths[None]
+    return products, scale - 2 * products, scale
+
+
+def _distances(x: Tensor) -> Tensor:
+    _, squares, _ = _squares(x)
     batch = ops.shape(x)[0]
-    others = 1 - ops.eye(batch, dtype=x.dtype)
+    others = 1 - ops.eye(batch, dtype=squares.dtype)
     # A root's gradient at 0 is infinite, also where `where` drops it.
     apart = squares * others > 0
     distances = ops.where(apart, ops.sqrt(ops.where(apart, squares, 1.0)), 0.0)
-    count = ops.sum(ops.cast(apart, x.dtype))
+    count = ops.sum(ops.cast(apart, squares.dtype))
     return distances * count / ops.maximum(ops.sum(distances), 1e-12)
 
 
 def _huber(x: Tensor) -> Tensor:
     size = ops.abs(x)
-    return ops.where(size < 1, ops.square(size) / 2, size - 0.5)
+    inner = ops.minimum(size, 1.0)
+    return inner * (size - inner / 2)
