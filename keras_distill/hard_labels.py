@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_distill.labels import are_indices, as_indices, known_share
 from keras_distill.losses.base import Tensor, align_weights
+from keras_distill.masks import mask_of
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -64,7 +65,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         # Keras would take a list of numbers for a list of tensors.
         y_true = ops.convert_to_tensor(y_true)
         y_pred = ops.convert_to_tensor(y_pred)
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         if mask is not None and len(mask.shape) == len(y_pred.shape) - 1:
             # Padding is like an example without a label. Keras would take the
             # mean over the places that aren't padding once more.

@@ -90,7 +90,11 @@ def test_a_loss_with_one_value_each_on_masked_sequences():
         )
 
     x = np.array([[1, 2, 3, 0, 0, 0]] * 4)
-    losses = [Gap("hidden", "hidden"), kd.losses.SoftTargets()]
+    losses = [
+        Gap("hidden", "hidden"),
+        kd.losses.Hint("hidden", "hidden"),
+        kd.losses.SoftTargets(),
+    ]
     distiller = kd.Distiller(tagger(3), tagger(3), losses=losses)
     guide, student = (
         keras.Model(m.inputs, m.get_layer("hidden").output).predict(
@@ -99,8 +103,9 @@ def test_a_loss_with_one_value_each_on_masked_sequences():
         for m in (distiller.teacher, distiller.student)
     )
     logs = distiller.train_on_batch(x, return_dict=True)
-    expected = ((guide - student) ** 2).mean()
-    assert logs["gap_loss"] == pytest.approx(expected, rel=1e-5)
+    squares = (guide - student) ** 2
+    assert logs["gap_loss"] == pytest.approx(squares.mean(), rel=1e-5)
+    assert logs["hint_loss"] == pytest.approx(squares[:, :3].mean(), rel=1e-5)
 
 
 def test_predict_takes_a_transfer_batch():

@@ -28,9 +28,9 @@ class ActivationBoundary(FeatureLoss):
         teacher's value 1 above zero and -1 elsewhere.
 
     Args:
-        margin: How far from zero the student's neurons shall be, above 0.
         teacher_layer_name: As in `FeatureLoss`.
         student_layer_name: As in `FeatureLoss`.
+        margin: How far from zero the student's neurons shall be, above 0.
         projector: As in `FeatureLoss`; `"auto"` makes a 1x1 convolution with
             batch normalization, as the paper has it, whatever the channels.
         data_format: As in `FeatureLoss`.
@@ -85,9 +85,9 @@ class ActivationBoundary(FeatureLoss):
 
     def __init__(
         self,
-        margin: float = 1.0,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        margin: float = 1.0,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -39,12 +39,12 @@ class AttentionTransfer(FeatureLoss):
         Summed over the pairs of layers.
 
     Args:
+        teacher_layer_name: As in `FeatureLoss`.
+        student_layer_name: As in `FeatureLoss`.
         power: Exponent of the activations, at least 1. The higher, the more
             the strongest channels count.
         form: `"mean"` as in the authors' code, or `"distance"` as in the
             paper.
-        teacher_layer_name: As in `FeatureLoss`.
-        student_layer_name: As in `FeatureLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -80,10 +80,10 @@ class AttentionTransfer(FeatureLoss):
 
     def __init__(
         self,
-        power: float = 2.0,
-        form: str = "mean",
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        power: float = 2.0,
+        form: str = "mean",
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_distill.labels import as_indices, known_share
+from keras_distill.masks import mask_of
 
 # Tensors of three frameworks have no common type that could be imported
 # without importing a framework.
@@ -133,7 +134,7 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         if not isinstance(self.teacher_layer_name, list):
             # Keras would take a list of numbers for a list of tensors.
             y_true, y_pred = self._array(y_true), self._array(y_pred)
-            masked = getattr(y_pred, "_keras_mask", None) is not None
+            masked = mask_of(y_pred) is not None
             if masked and not self.per_position:
                 # Keras would apply the mask of a sequence to its one value. A
                 # copy has none.

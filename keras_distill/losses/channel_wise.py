@@ -26,9 +26,9 @@ class ChannelWise(FeatureLoss):
         p_teacher_ci - log p_student_ci)`. Summed over the pairs of layers.
 
     Args:
-        temperature: What divides the features, above 0.
         teacher_layer_name: As in `FeatureLoss`.
         student_layer_name: As in `FeatureLoss`.
+        temperature: What divides the features, above 0.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -63,9 +63,9 @@ class ChannelWise(FeatureLoss):
 
     def __init__(
         self,
-        temperature: float = 1.0,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        temperature: float = 1.0,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -30,11 +30,11 @@ class ClassAttention(FeatureLoss):
         `unit` makes each class's map a vector of length 1.
 
     Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
         size: Height and width to pool to, at least 1.
         normalize: Whether each class's map is made a unit vector, so that only
             its shape counts.
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -70,10 +70,10 @@ class ClassAttention(FeatureLoss):
 
     def __init__(
         self,
-        size: int = 2,
-        normalize: bool = True,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        size: int = 2,
+        normalize: bool = True,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -45,6 +45,9 @@ class ContrastiveRepresentation(FeatureLoss):
         log softmax_j(t_i . s_j / temperature)_i`.
 
     Args:
+        teacher_layer_name: The layer to embed, usually the one before the
+            logits.
+        student_layer_name: The same of the student.
         bank_size: How many examples the transfer set has, or `None` for no
             banks.
         negatives: How many examples a batch is contrasted with, drawn with
@@ -54,9 +57,6 @@ class ContrastiveRepresentation(FeatureLoss):
         momentum: How much of an example's old embedding stays in a bank, at
             least 0 and below 1.
         seed: Seed of the draws, an integer, or `None` for a random one.
-        teacher_layer_name: The layer to embed, usually the one before the
-            logits.
-        student_layer_name: The same of the student.
         projector: As in `FeatureLoss`. Not needed.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -107,14 +107,14 @@ class ContrastiveRepresentation(FeatureLoss):
 
     def __init__(
         self,
+        teacher_layer_name: LayerName = None,
+        student_layer_name: LayerName = None,
         bank_size: int | None = None,
         negatives: int = 16384,
         embedding: int = 128,
         temperature: float = 0.07,
         momentum: float = 0.5,
         seed: int | None = None,
-        teacher_layer_name: LayerName = None,
-        student_layer_name: LayerName = None,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

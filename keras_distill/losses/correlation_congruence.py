@@ -32,11 +32,11 @@ class CorrelationCongruence(FeatureLoss):
         layers.
 
     Args:
+        teacher_layer_name: As in `FeatureLoss`.
+        student_layer_name: As in `FeatureLoss`.
         embedding: Width of the vectors that are compared. Teacher and student
             have a dense layer each for it, which are trained with the student.
             `None` to compare layers of equal sizes without.
-        teacher_layer_name: As in `FeatureLoss`.
-        student_layer_name: As in `FeatureLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -71,9 +71,9 @@ class CorrelationCongruence(FeatureLoss):
 
     def __init__(
         self,
-        embedding: int | None = 128,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        embedding: int | None = 128,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",
@@ -188,11 +188,11 @@ class KernelCongruence(FeatureLoss):
         Summed over the pairs of layers.
 
     Args:
+        teacher_layer_name: As in `FeatureLoss`.
+        student_layer_name: As in `FeatureLoss`.
         gamma: The kernel's inverse width, above 0.
         order: The series' highest power, at least 1.
         form: `"squares"` as in the paper, or `"distance"` as in torchdistill.
-        teacher_layer_name: As in `FeatureLoss`.
-        student_layer_name: As in `FeatureLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -227,11 +227,11 @@ class KernelCongruence(FeatureLoss):
 
     def __init__(
         self,
+        teacher_layer_name: LayerNames = None,
+        student_layer_name: LayerNames = None,
         gamma: float = 0.4,
         order: int = 2,
         form: str = "squares",
-        teacher_layer_name: LayerNames = None,
-        student_layer_name: LayerNames = None,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_distill.losses.base import Tensor
 from keras_distill.losses.feature_loss import FeatureLoss
+from keras_distill.masks import mask_of
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -57,7 +58,7 @@ class Hint(FeatureLoss):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> Tensor:
         """Weighted mean of `call`; places that Keras masked don't count."""
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         if mask is not None:
             # Keras would apply the mask of a sequence to its one value.
             y_true, y_pred = _without_padding(

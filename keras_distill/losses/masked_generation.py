@@ -31,13 +31,13 @@ class MaskedGeneration(FeatureLoss):
         convolution goes first: `projector="auto"`.
 
     Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
         mask: `"channel"` hides whole channels of an example, as for
             classifiers; `"spatial"` places, as for detection and segmentation.
         masked_share: Probability to be hidden, at least 0 and below 1. By
             default 0.15 of the channels, or 0.65 of the places.
         seed: Seed of the masks, an integer, or `None` for a random one.
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -54,7 +54,7 @@ class MaskedGeneration(FeatureLoss):
 
     Example:
         >>> import keras_distill as kd
-        >>> loss = kd.losses.MaskedGeneration("spatial", seed=0)
+        >>> loss = kd.losses.MaskedGeneration(mask="spatial", seed=0)
         >>> loss.build((None, 8, 8, 16), (None, 8, 8, 16))
         >>> loss.masked_share, loss.default_weight
         (0.65, 2e-05)
@@ -74,11 +74,11 @@ class MaskedGeneration(FeatureLoss):
 
     def __init__(
         self,
+        teacher_layer_name: LayerNames = None,
+        student_layer_name: LayerNames = None,
         mask: str = "channel",
         masked_share: float | None = None,
         seed: int | None = None,
-        teacher_layer_name: LayerNames = None,
-        student_layer_name: LayerNames = None,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

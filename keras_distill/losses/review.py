@@ -33,12 +33,12 @@ class KnowledgeReview(FeatureLoss):
         are larger than that, with weights 1/2, 1/4 and 1/8.
 
     Args:
-        mid_channels: Channels that the stages are fused in. By default those
-            of the student's deepest layer, but at most 512.
         teacher_layer_name: Layers from shallow to deep, usually the last of
             each stage. A vector, as of the pooled features, counts as a map
             of one place.
         student_layer_name: The student's layer for each of these.
+        mid_channels: Channels that the stages are fused in. By default those
+            of the student's deepest layer, but at most 512.
         projector: As in `FeatureLoss`. Not needed.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -67,7 +67,7 @@ class KnowledgeReview(FeatureLoss):
         ...         keras.layers.GlobalAveragePooling2D(),
         ...         keras.layers.Dense(10)])
         >>> stages = ["one", "two"]
-        >>> loss = kd.losses.KnowledgeReview(None, stages, stages)
+        >>> loss = kd.losses.KnowledgeReview(stages, stages)
         >>> distiller = kd.Distiller(network(8), network(4), losses=loss)
         >>> len(loss.reducers), len(loss.attentions)
         (2, 1)
@@ -96,9 +96,9 @@ class KnowledgeReview(FeatureLoss):
 
     def __init__(
         self,
-        mid_channels: int | None = None,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        mid_channels: int | None = None,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -37,10 +37,10 @@ class SemanticCalibration(FeatureLoss):
         with batch normalisation and ReLU between them.
 
     Args:
-        attention: Size of queries and keys, at least 1. With one layer of the
-            teacher there are none: its weight is 1.
         teacher_layer_name: A layer, or a list of layers.
         student_layer_name: A layer, or a list of layers, as many as you like.
+        attention: Size of queries and keys, at least 1. With one layer of the
+            teacher there are none: its weight is 1.
         projector: `None`: the loss makes one for each pair.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -82,9 +82,9 @@ class SemanticCalibration(FeatureLoss):
 
     def __init__(
         self,
-        attention: int = 16,
         teacher_layer_name: LayerNames = None,
         student_layer_name: LayerNames = None,
+        attention: int = 16,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -31,14 +31,14 @@ class VariationalInformation(FeatureLoss):
         Summed over the pairs of layers. It may be negative.
 
     Args:
+        teacher_layer_name: As in `FeatureLoss`.
+        student_layer_name: As in `FeatureLoss`.
         depth: Number of 1x1 convolutions of the regressor, as wide as the
             teacher, with ReLUs between. 0 for none: the student's layer, or
             its projector, is the prediction.
         initial_variance: What the variances start from.
         minimum_variance: What they can't fall below, above 0 and less than
             `initial_variance`.
-        teacher_layer_name: As in `FeatureLoss`.
-        student_layer_name: As in `FeatureLoss`.
         projector: As in `FeatureLoss`.
         data_format: As in `FeatureLoss`.
         reduction: As in `keras.losses.Loss`.
@@ -77,11 +77,11 @@ class VariationalInformation(FeatureLoss):
 
     def __init__(
         self,
+        teacher_layer_name: LayerNames = None,
+        student_layer_name: LayerNames = None,
         depth: int = 3,
         initial_variance: float = 5.0,
         minimum_variance: float = 1e-5,
-        teacher_layer_name: LayerNames = None,
-        student_layer_name: LayerNames = None,
         projector: Any = None,
         data_format: str | None = None,
         reduction: str | None = "sum_over_batch_size",

@@ -135,4 +135,4 @@ def test_trains_the_student_before_its_labels():
 @pytest.mark.parametrize("margin", [0.0, -1.0, float("inf"), float("nan")])
 def test_refuses_a_margin_that_is_none(margin):
     with pytest.raises(ValueError, match="Received: margin="):
-        ActivationBoundary(margin)
+        ActivationBoundary(margin=margin)

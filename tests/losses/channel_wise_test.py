@@ -68,7 +68,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
 @pytest.mark.usefixtures("float64")
 def test_golden_value_at_temperature_4(golden_inputs):
     pair = golden_inputs["teacher_maps"], golden_inputs["student_maps"]
-    loss = ChannelWise(4.0, reduction=None, dtype="float64")
+    loss = ChannelWise(temperature=4.0, reduction=None, dtype="float64")
     values = evaluate(loss, *pair)
     assert values.mean() == pytest.approx(GOLDEN_AT_4, rel=1e-6)
     np.testing.assert_allclose(values, formula(*pair, 4.0), rtol=1e-6)
@@ -105,7 +105,7 @@ def test_neither_shift_nor_order_of_the_channels_matters(seed):
 @pytest.mark.parametrize("temperature", [0, -1.0, np.inf, np.nan])
 def test_refuses_temperatures_that_are_not_positive(temperature):
     with pytest.raises(ValueError, match="Received: temperature="):
-        ChannelWise(temperature)
+        ChannelWise(temperature=temperature)
 
 
 def test_refuses_vectors():

@@ -63,7 +63,9 @@ def test_values_and_gradient_are_the_formulas(
     gradient, numeric_gradient, size, normalize
 ):
     teacher, student = random(2, 6, 4, 3), random(2, 3, 5, 3, seed=1)
-    loss = ClassAttention(size, normalize, reduction=None, dtype="float64")
+    loss = ClassAttention(
+        size=size, normalize=normalize, reduction=None, dtype="float64"
+    )
     np.testing.assert_allclose(
         evaluate(loss, teacher, student),
         formula(teacher, student, size, normalize),
@@ -116,7 +118,7 @@ def test_convolution_before_pooling_gives_the_same_logits():
 @pytest.mark.parametrize("size", [0, -1, 2.0, None])
 def test_refuses_another_size(size):
     with pytest.raises(ValueError, match=r"Received: size=.*Pass an integer"):
-        ClassAttention(size)
+        ClassAttention(size=size)
 
 
 def test_refuses_vectors_and_other_classes():
@@ -127,6 +129,8 @@ def test_refuses_vectors_and_other_classes():
 
 
 def test_comes_back_from_its_config():
-    config = keras.saving.serialize_keras_object(ClassAttention(3, False))
+    config = keras.saving.serialize_keras_object(
+        ClassAttention(size=3, normalize=False)
+    )
     copy = keras.saving.deserialize_keras_object(config)
     assert (copy.size, copy.normalize) == (3, False)

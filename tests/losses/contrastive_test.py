@@ -195,7 +195,7 @@ def network(width):
 @pytest.mark.usefixtures("differentiable")
 def test_banks_follow_the_examples_of_fit_and_are_saved(tmp_path):
     loss = ContrastiveRepresentation(
-        40, 16, teacher_layer_name="hidden", student_layer_name="hidden", seed=1
+        "hidden", "hidden", bank_size=40, negatives=16, seed=1
     )
     distiller = kd.Distiller(network(6), network(4), loss)
     distiller.compile(optimizer="sgd")

@@ -53,7 +53,9 @@ def formula(teacher, student, order=2):
 
 @pytest.mark.usefixtures("float64")
 def test_golden_value_of_consecutive_examples(golden_inputs):
-    loss = CorrelationCongruence(None, reduction=None, dtype="float64")
+    loss = CorrelationCongruence(
+        embedding=None, reduction=None, dtype="float64"
+    )
     values = evaluate(loss, *embeddings(golden_inputs))
     assert values.mean() == pytest.approx(GOLDEN, rel=1e-12)
 
@@ -81,7 +83,7 @@ def test_kernels_values_are_the_formulas(order):
 def test_gradients_are_those_of_the_formulas(gradient, numeric_gradient):
     teacher, student = random(3, 4), random(3, 4, seed=1)
     for loss, of in (
-        (CorrelationCongruence(None, dtype="float64"), consecutive),
+        (CorrelationCongruence(embedding=None, dtype="float64"), consecutive),
         (KernelCongruence(dtype="float64"), lambda *x: formula(*x).mean()),
     ):
         np.testing.assert_allclose(
@@ -109,7 +111,7 @@ def test_order_of_a_large_series_is_the_gaussian_kernel():
 
 
 def test_embeds_both_sides_of_any_size():
-    loss = CorrelationCongruence(8, reduction=None)
+    loss = CorrelationCongruence(embedding=8, reduction=None)
     teacher, student = random(4, 2, 3), random(4, 3, 5, seed=1)
     loss.build(teacher.shape, student.shape)
     embedded = [
@@ -125,7 +127,7 @@ def test_embeds_both_sides_of_any_size():
 
 
 def test_one_example_has_no_next():
-    loss = CorrelationCongruence(None)
+    loss = CorrelationCongruence(embedding=None)
     assert evaluate(loss, random(1, 3), random(1, 3, seed=1)) == 0
 
 
@@ -146,7 +148,7 @@ def test_neither_rotation_nor_scale_matter_to_the_kernel(seed, scale):
 @pytest.mark.parametrize("embedding", [0, -1, 2.5])
 def test_refuses_an_embedding_that_is_no_width(embedding):
     with pytest.raises(ValueError, match="Received: embedding="):
-        CorrelationCongruence(embedding)
+        CorrelationCongruence(embedding=embedding)
 
 
 def test_refuses_to_embed_an_unknown_size():

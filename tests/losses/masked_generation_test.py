@@ -15,9 +15,9 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def built(*arguments, shape=(None, None, None, 3), **others):
+def built(shape=(None, None, None, 3), **arguments):
     keras.utils.set_random_seed(0)
-    loss = MaskedGeneration(*arguments, seed=3, **others)
+    loss = MaskedGeneration(seed=3, **arguments)
     loss.build(shape, shape)
     return loss
 
@@ -76,7 +76,7 @@ def test_values_and_gradient_are_the_formulas(gradient, numeric_gradient):
     ("mask", "share", "axes"), [("channel", 0.15, (1, 2)), ("spatial", 0.65, 3)]
 )
 def test_masks_whole_channels_or_places(mask, share, axes):
-    loss = built(mask)
+    loss = built(mask=mask)
     loss.generators = [Keep()]
     shape = (20, 8, 8, 50)
     ones = np.ones(shape, "float32")
@@ -99,7 +99,7 @@ def test_mask_follows_the_seed():
 
 def test_weight_goes_with_the_mask():
     assert MaskedGeneration().default_weight == 7e-5
-    assert MaskedGeneration("spatial").default_weight == 2e-5
+    assert MaskedGeneration(mask="spatial").default_weight == 2e-5
 
 
 @pytest.mark.usefixtures("differentiable")
@@ -123,7 +123,7 @@ def test_trains_generators_of_several_layers_in_a_distiller():
 
 def test_refuses_what_it_cannot_mask():
     with pytest.raises(ValueError, match=r"mask='rows'.*'channel'"):
-        MaskedGeneration("rows")
+        MaskedGeneration(mask="rows")
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"masked_share=.*Pass a number"):
             MaskedGeneration(masked_share=share)

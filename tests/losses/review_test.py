@@ -133,7 +133,7 @@ NAMES = ["a", "b", "c"]
 @pytest.mark.usefixtures("float64")
 def test_values_and_gradients_are_the_formulas(gradient, numeric_gradient):
     keras.utils.set_random_seed(0)
-    loss = KnowledgeReview(3, NAMES, NAMES, reduction=None, dtype="float64")
+    loss = KnowledgeReview(NAMES, NAMES, 3, reduction=None, dtype="float64")
     loss.build(TEACHERS, STUDENTS)
     teachers = [random(*s, seed=i) for i, s in enumerate(TEACHERS)]
     students = [random(*s, seed=9 + i) for i, s in enumerate(STUDENTS)]
@@ -158,7 +158,7 @@ def test_values_and_gradients_are_the_formulas(gradient, numeric_gradient):
 
 def test_a_vector_is_a_map_of_one_place():
     keras.utils.set_random_seed(0)
-    loss = KnowledgeReview(3, NAMES[:2], NAMES[:2], reduction=None)
+    loss = KnowledgeReview(NAMES[:2], NAMES[:2], 3, reduction=None)
     loss.build([(3, 4, 4, 2), (3, 5)], [(3, 4, 4, 2), (3, 3)])
     teachers = [random(3, 4, 4, 2), random(3, 5)]
     students = [random(3, 4, 4, 2, seed=1), random(3, 3, seed=2)]
@@ -190,7 +190,7 @@ def network(width):
 @pytest.mark.usefixtures("differentiable")
 def test_trains_all_its_parts_in_a_distiller():
     stages = ["one", "two", "pooled"]
-    loss = KnowledgeReview(None, stages, stages)
+    loss = KnowledgeReview(stages, stages)
     distiller = kd.Distiller(network(6), network(4), loss)
     assert loss.reducers[0].output_shape[-1] == 5  # the student's deepest
     parts = [*loss.reducers, *loss.translators, *loss.attentions]
@@ -213,7 +213,7 @@ def test_fuses_in_at_most_512_channels():
 @pytest.mark.parametrize("channels", [0, 1.5])
 def test_refuses_other_channels(channels):
     with pytest.raises(ValueError, match=r"mid_channels=.*Pass an integer"):
-        KnowledgeReview(channels)
+        KnowledgeReview(mid_channels=channels)
 
 
 def test_refuses_tokens():

@@ -21,9 +21,9 @@ def random(*shape, seed=0):
 def built(teachers=TEACHERS, students=STUDENTS, **arguments):
     keras.utils.set_random_seed(0)
     loss = SemanticCalibration(
-        4,
         [f"t{i}" for i in range(len(teachers))],
         [f"s{i}" for i in range(len(students))],
+        attention=4,
         reduction=None,
         **arguments,
     )
@@ -185,7 +185,7 @@ def test_refuses_what_is_no_map():
 @pytest.mark.parametrize("size", [0, 2.0])
 def test_refuses_another_size_of_attention(size):
     with pytest.raises(ValueError, match=r"attention=.*Pass an integer"):
-        SemanticCalibration(size)
+        SemanticCalibration(attention=size)
 
 
 @pytest.mark.usefixtures("differentiable")

@@ -107,7 +107,7 @@ def test_refuses_other_depths(depth):
 @pytest.mark.parametrize("variances", [(1e-6, 1e-5), (1, 0), (np.inf, 1)])
 def test_refuses_variances_that_cannot_be(variances):
     with pytest.raises(ValueError, match="Received: initial_variance="):
-        VariationalInformation(3, *variances)
+        VariationalInformation(None, None, 3, *variances)
 
 
 def test_without_a_regressor_the_channels_must_be_the_teachers():
