@@ -75,43 +75,40 @@ def load(path):
     ]
 
 
-def logits(loss, hard=0.1, weight=None):
+def logits(loss):
     """A loss between the outputs."""
-    return lambda teacher: ([loss()], [weight] if weight else None, hard)
+    return lambda teacher: [loss()]
 
 
 def between(loss, where, **arguments):
-    """A loss between layers of the same names, next to the hard labels."""
-    return lambda teacher: (
-        [loss(teacher_layer_name=where, student_layer_name=where, **arguments)],
-        None,
-        1.0,
-    )
+    """A loss between layers of the same names."""
+    return lambda teacher: [
+        loss(teacher_layer_name=where, student_layer_name=where, **arguments)
+    ]
 
 
-# For each method: from a teacher, the losses, their weights (None for the
-# papers') and the weight of the hard labels.
+# For each method: from a teacher, the losses.
 METHODS = {
     "SoftTargets": logits(l.SoftTargets),
     "LogitMatching": logits(l.LogitMatching),
-    "DecoupledSoftTargets": logits(l.DecoupledSoftTargets, 1.0),
-    "NormalizedSoftTargets": logits(l.NormalizedSoftTargets, 1.0),
-    "WeightedSoftTargets": logits(l.WeightedSoftTargets, 1.0),
-    "LogitCorrelation": logits(l.LogitCorrelation, 1.0),
+    "DecoupledSoftTargets": logits(l.DecoupledSoftTargets),
+    "NormalizedSoftTargets": logits(l.NormalizedSoftTargets),
+    "WeightedSoftTargets": logits(l.WeightedSoftTargets),
+    "LogitCorrelation": logits(l.LogitCorrelation),
     "StandardizedLogits": logits(
         lambda: l.StandardizedLogits(l.SoftTargets(2.0))
     ),
     "MultiLevelLogits": logits(l.MultiLevelLogits),
     "CurriculumTemperature": logits(l.CurriculumTemperature),
-    "OneForAll": logits(l.OneForAll, 1.0),
-    "JensenShannon": logits(l.JensenShannon, 1.0),
-    "ReverseKL": logits(lambda: l.JensenShannon(beta=1.0), 1.0),
-    "SkewedDivergence": logits(l.SkewedDivergence, 1.0),
-    "TotalVariation": logits(l.TotalVariation, 1.0),
-    "SortedProbabilities": logits(l.SortedProbabilities, 1.0),
+    "OneForAll": logits(l.OneForAll),
+    "JensenShannon": logits(l.JensenShannon),
+    "ReverseKL": logits(lambda: l.JensenShannon(beta=1.0)),
+    "SkewedDivergence": logits(l.SkewedDivergence),
+    "TotalVariation": logits(l.TotalVariation),
+    "SortedProbabilities": logits(l.SortedProbabilities),
     "TeacherFree": logits(l.TeacherFree),
     "CorrectedTeacher": logits(l.CorrectedTeacher),
-    "HardTargets": logits(l.HardTargets, 0.5),
+    "HardTargets": logits(l.HardTargets),
     "SparseSoftTargets": logits(lambda: l.SparseSoftTargets(k=3)),
     "SampledSoftTargets": logits(l.SampledSoftTargets),
     "Hint": between(l.Hint, "stage2", projector="auto"),
@@ -119,14 +116,10 @@ METHODS = {
     "SimilarityPreserving": between(l.SimilarityPreserving, "stage3"),
     "CorrelationCongruence": between(l.CorrelationCongruence, "pooled"),
     "KernelCongruence": between(l.KernelCongruence, "pooled"),
-    "RelationalDistance + RelationalAngle": lambda teacher: (
-        [
-            l.RelationalDistance("pooled", "pooled"),
-            l.RelationalAngle("pooled", "pooled"),
-        ],
-        None,
-        1.0,
-    ),
+    "RelationalDistance + RelationalAngle": lambda teacher: [
+        l.RelationalDistance("pooled", "pooled"),
+        l.RelationalAngle("pooled", "pooled"),
+    ],
     "ProbabilisticTransfer": between(l.ProbabilisticTransfer, "pooled"),
     "VariationalInformation": between(l.VariationalInformation, MAPS),
     "NeuronSelectivity": between(l.NeuronSelectivity, MAPS),
@@ -138,35 +131,25 @@ METHODS = {
         l.InterChannelCorrelation, "stage3", projector="auto"
     ),
     "ContrastiveRepresentation": between(l.ContrastiveRepresentation, "pooled"),
-    "FeatureOverhaul": lambda teacher: (
-        [
-            l.FeatureOverhaul(
-                [l.relu_margin(teacher.get_layer(name)) for name in NORMS],
-                NORMS,
-                NORMS,
-                projector="auto",
-            )
-        ],
-        None,
-        1.0,
-    ),
+    "FeatureOverhaul": lambda teacher: [
+        l.FeatureOverhaul(
+            [l.relu_margin(teacher.get_layer(name)) for name in NORMS],
+            NORMS,
+            NORMS,
+            projector="auto",
+        )
+    ],
     "MaskedGeneration": between(l.MaskedGeneration, "stage3", projector="auto"),
-    "SoftmaxRegression": lambda teacher: (
-        [l.SoftmaxRegression(teacher.get_layer("logits"), "stage3", "stage3")],
-        None,
-        1.0,
-    ),
+    "SoftmaxRegression": lambda teacher: [
+        l.SoftmaxRegression(teacher.get_layer("logits"), "stage3", "stage3")
+    ],
     # Each pair of layers has a projector larger than the student; all nine
     # would take half an hour a run.
-    "SemanticCalibration": lambda teacher: (
-        [
-            l.SemanticCalibration(
-                teacher_layer_name=MAPS[1:], student_layer_name=MAPS[2:]
-            )
-        ],
-        None,
-        1.0,
-    ),
+    "SemanticCalibration": lambda teacher: [
+        l.SemanticCalibration(
+            teacher_layer_name=MAPS[1:], student_layer_name=MAPS[2:]
+        )
+    ],
     "KnowledgeReview": between(l.KnowledgeReview, MAPS),
 }
 
@@ -182,7 +165,7 @@ def factor_transfer(teacher, student, data, epochs):
     loss = l.FactorTransfer(
         encoder, teacher_layer_name="stage3", student_layer_name="stage3"
     )
-    return train(teacher, student, ([loss], None, 1.0), data, epochs)
+    return train(teacher, student, [loss], data, epochs)
 
 
 def two_stages(loss):
@@ -190,8 +173,8 @@ def two_stages(loss):
 
     def run(teacher, student, data, epochs):
         first = epochs // 3
-        train(teacher, student, ([loss(teacher)], None, 0.0), data, first)
-        soft = ([l.SoftTargets()], None, 0.1)
+        train(teacher, student, [loss(teacher)], data, first, hard=0.0)
+        soft = [l.SoftTargets()]
         return train(teacher, student, soft, data, epochs - first)
 
     return run
@@ -201,7 +184,7 @@ def classifier_reuse(teacher, student, data, epochs):
     """The student computes what goes into the teacher's own classifier."""
     student = kd.reuse_classifier(teacher, student, "stage3", "stage3")
     loss = l.Hint("stage3", student.get_layer("projector").name)
-    return train(teacher, student, ([loss], [1.0], 0.0), data, epochs)
+    return train(teacher, student, [loss], data, epochs, [1.0], hard=0.0)
 
 
 def class_attention(teacher, student, data, epochs):
@@ -210,8 +193,7 @@ def class_attention(teacher, student, data, epochs):
     loss = l.ClassAttention(
         teacher_layer_name="class_maps", student_layer_name="class_maps"
     )
-    recipe = ([loss], None, 1.0)
-    return train(with_class_maps(teacher), student, recipe, data, epochs)
+    return train(with_class_maps(teacher), student, [loss], data, epochs)
 
 
 def with_class_maps(model):
@@ -251,9 +233,8 @@ def alone(teacher, student, data, epochs):
     return student
 
 
-def train(teacher, student, recipe, data, epochs):
-    """One stage of distillation; a student or what is made of it."""
-    losses, weights, hard = recipe
+def train(teacher, student, losses, data, epochs, weights=None, hard=None):
+    """One stage of distillation; by default with the papers' weights."""
     compiled(student, epochs, len(data[0]))
     distiller = kd.Distiller(
         teacher, student, losses, weights, hard_label_weight=hard
@@ -265,14 +246,14 @@ def train(teacher, student, recipe, data, epochs):
 def runs():
     """All that can be run, by name."""
 
-    def plain(recipe):
+    def plain(losses):
         return lambda teacher, student, data, epochs: train(
-            teacher, student, recipe(teacher), data, epochs
+            teacher, student, losses(teacher), data, epochs
         )
 
     return {
         "student alone": alone,
-        **{name: plain(recipe) for name, recipe in METHODS.items()},
+        **{name: plain(losses) for name, losses in METHODS.items()},
         **STAGED,
     }
 

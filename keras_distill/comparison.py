@@ -14,6 +14,7 @@ from keras_distill.features import (
 )
 from keras_distill.heads import final_activation
 from keras_distill.losses.base import DistillationLoss, LogitLoss, to_logits
+from keras_distill.losses.feature_loss import FeatureLoss
 
 
 @dataclass
@@ -111,7 +112,17 @@ def compare(
     for comparison in comparisons:
         if isinstance(comparison.loss, LogitLoss):
             _detect_probabilities(comparison, teacher, student)
-        _fit_shapes(comparison, teacher_specs, student_specs)
+        loss = comparison.loss
+        sides = [
+            ("teacher", teacher, loss.teacher_layer_name, teacher_specs),
+            ("student", student, loss.student_layer_name, student_specs),
+        ]
+        shapes = [_shapes(who, names, specs) for who, _, names, specs in sides]
+        if isinstance(loss, FeatureLoss):
+            for (who, model, *_), seen in zip(sides, shapes, strict=True):
+                if any(shape is not None and len(shape) > 3 for shape in seen):
+                    loss.check_data_format(who, model)
+        _fit_shapes(comparison, *shapes)
     return seen_teacher, seen_student, comparisons
 
 
@@ -221,32 +232,42 @@ def _detect_probabilities(
 
 
 def _fit_shapes(
-    comparison: Comparison, teacher_specs: Any, student_specs: Any
+    comparison: Comparison, teachers: list[Any], students: list[Any]
 ) -> None:
     """Build the projectors, and let the loss see the shapes."""
     loss = comparison.loss
-    students = _shapes("student", loss.student_layer_name, student_specs)
-    teachers = _shapes("teacher", loss.teacher_layer_name, teacher_specs)
     behind: list[Any] = []
-    for want, teacher, seen in _pairs(loss, teachers, students):
-        layer, student = want, seen
-        if layer == "auto":
-            if teacher is None or student is None:
-                raise ValueError(
-                    f"The shapes that {type(loss).__name__} compares are "
-                    "unknown before the models run. Received: "
-                    "projector='auto'. Call subclassed models on a batch "
-                    "first, or pass a layer."
-                )
-            layer = loss.make_projector(teacher, student)
-        if layer is not None:
-            student = _project(loss, layer, student)
+    for i, pair in enumerate(_pairs(loss, teachers, students)):
+        try:
+            layer, student = _fit_pair(loss, *pair)
+        except ValueError as error:
+            if len(students) == 1:
+                raise
+            raise ValueError(f"Pair {i} of the layers: {error}") from error
         comparison.projectors.append(layer)
         behind.append(student)
-        if loss.pairs_layers and None not in (teacher, student):
-            loss.check_shapes(teacher, student)
     if loss.has_parts:
         _build(loss, teachers, behind)
+
+
+def _fit_pair(
+    loss: DistillationLoss, layer: Any, teacher: Any, student: Any
+) -> tuple[keras.Layer | None, Any]:
+    """A pair's projector, built, and the student's shape behind it."""
+    if layer == "auto":
+        if teacher is None or student is None:
+            raise ValueError(
+                f"The shapes that {type(loss).__name__} compares are "
+                "unknown before the models run. Received: "
+                "projector='auto'. Call subclassed models on a batch "
+                "first, or pass a layer."
+            )
+        layer = loss.make_projector(teacher, student)
+    if layer is not None:
+        student = _project(loss, layer, student)
+    if loss.pairs_layers and None not in (teacher, student):
+        loss.check_shapes(teacher, student)
+    return layer, student
 
 
 def _pairs(
@@ -315,5 +336,5 @@ def _describe(output: Any) -> str:
     if isinstance(output, dict):
         return f"a dict with keys {sorted(output)}"
     if isinstance(output, (list, tuple)):
-        return f"a list of {len(output)}"
+        return f"a {type(output).__name__} of {len(output)}"
     return "one tensor"

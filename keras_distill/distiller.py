@@ -88,7 +88,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             in sigmoids or in one logit.
         loss_weights: A number for each loss; by default what the method's
             paper uses, `loss.default_weight`.
-        hard_label_weight: Weight of the student's own loss.
+        hard_label_weight: Weight of the student's own loss; by default what
+            the papers of the losses use, `loss.default_hard_label_weight`, and
+            the smallest of these if they differ. Soft targets: 0.1.
         teacher_inputs: A function, or Keras layer, that makes the teacher's
             inputs from the batch's, where they differ. Not needed for dict
             batches, from which each model takes the inputs that it has names
@@ -139,7 +141,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         student: keras.Model,
         losses: DistillationLoss | Sequence[DistillationLoss] | None = None,
         loss_weights: float | Sequence[float] | None = None,
-        hard_label_weight: float = 0.1,
+        hard_label_weight: float | None = None,
         teacher_inputs: Callable[[Any], Any] | None = None,
         save_teacher: bool = True,
         name: str | None = None,
@@ -180,8 +182,14 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 if layer is not None:
                     setattr(self, f"projector_{i}_{j}", layer)
 
-    def _add_weights(self, loss_weights: Any, hard_label_weight: float) -> None:
+    def _add_weights(
+        self, loss_weights: Any, hard_label_weight: float | None
+    ) -> None:
         losses = self.distillation_losses
+        if hard_label_weight is None:
+            hard_label_weight = min(
+                x.default_hard_label_weight for x in losses.values()
+            )
         if loss_weights is None:
             loss_weights = [x.default_weight for x in losses.values()]
         elif isinstance(loss_weights, numbers.Real):

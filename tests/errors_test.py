@@ -100,6 +100,60 @@ def test_feature_shapes():
         )
 
 
+def channels_first(width):
+    return keras.Sequential(
+        [
+            keras.Input((1, 8, 8)),
+            layers.Conv2D(width, 3, data_format="channels_first", name="conv"),
+            layers.Flatten(),
+            layers.Dense(width, name="hidden"),
+            layers.Dense(3),
+        ]
+    )
+
+
+def test_channels_elsewhere():
+    models = channels_first(6), channels_first(6)
+    names = "conv", "conv"
+    with pytest.raises(
+        ValueError, match="data_format='channels_last'"
+    ) as error:
+        kd.Distiller(*models, losses=kd.losses.AttentionTransfer(*names))
+    assert "which is 'channels_first'" in str(error.value)
+    fitting = kd.losses.AttentionTransfer(*names, data_format="channels_first")
+    assert kd.Distiller(*models, losses=fitting).built
+    vectors = kd.losses.SimilarityPreserving("hidden", "hidden")
+    assert kd.Distiller(*models, losses=vectors).built
+
+
+def test_advice_leads_on():
+    def tokens(length):
+        return keras.Sequential(
+            [keras.Input((length, 4)), layers.Dense(3, name="tokens")]
+        )
+
+    with pytest.raises(ValueError, match="sizes don't fit") as error:
+        kd.Distiller(
+            tokens(5), tokens(6), losses=kd.losses.Hint("tokens", "tokens")
+        )
+    assert "auto" not in str(error.value)
+    loss = kd.losses.Hint(["pool", "pool"], ["pool", "relu"])
+    with pytest.raises(ValueError, match="Pair 1 of the layers: Hint"):
+        kd.Distiller(cnn(), cnn(), losses=loss)
+
+
+def test_hard_labels_weigh_as_in_the_papers():
+    def weight(*losses):
+        made = kd.Distiller(mlp(), mlp(), losses=list(losses))
+        return float(made.hard_label_weight.value)
+
+    hint = kd.losses.Hint("hidden", "hidden")
+    assert weight(kd.losses.SoftTargets()) == pytest.approx(0.1)
+    assert weight(hint) == 1.0
+    assert weight(hint, kd.losses.SoftTargets()) == pytest.approx(0.1)
+    assert weight(kd.losses.TeacherFree()) == pytest.approx(0.9)
+
+
 def test_names():
     with pytest.raises(ValueError, match=r"Did you mean \['relu'\]"):
         kd.Distiller(

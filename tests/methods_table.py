@@ -22,7 +22,8 @@ HEADER = (
     "labels",
     "layers",
     "projector",
-    "default weight",
+    "weight",
+    "of hard labels",
 )
 # "Hinton, Vinyals and Dean" or "Zhao et al.", then the quoted title, a venue
 # and the year.
@@ -133,6 +134,7 @@ def row(loss):
         layers(loss),
         projector(loss),
         f"{loss.default_weight:g}",
+        f"{loss.default_hard_label_weight:g}",
     )
 
 
@@ -150,6 +152,7 @@ def simkd():
             "one pair",
             "own parts",
             "–",
+            "0",
         )
     ]
 

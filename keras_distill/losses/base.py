@@ -62,6 +62,8 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
     #: Weight of the loss in a `Distiller` that isn't told another: the one of
     #: the method's paper.
     default_weight: float = 1.0
+    #: Weight of the hard labels next to it, likewise.
+    default_hard_label_weight: float = 1.0
     #: Whether `call` gives a value for each position, as of a sequence of
     #: logits, or one for each example.
     per_position: bool = False
@@ -305,6 +307,7 @@ class LogitLoss(DistillationLoss):
         dtype: As in `DistillationLoss`.
     """
 
+    default_hard_label_weight = 0.1
     per_position = True
     #: What turns these logits into probabilities.
     activation: str = "softmax"

@@ -86,6 +86,7 @@ class DecoupledSoftTargets(TemperedLogitLoss):
     """
 
     uses_labels = True
+    default_hard_label_weight = 1.0
 
     def __init__(
         self,

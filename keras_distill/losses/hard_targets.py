@@ -56,6 +56,7 @@ class HardTargets(LogitLoss):
     """
 
     default_weight = 0.5
+    default_hard_label_weight = 0.5
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`."""

@@ -66,6 +66,7 @@ class LogitCorrelation(TemperedLogitLoss):
     """
 
     default_weight = 2.0
+    default_hard_label_weight = 1.0
     relates_examples = True
 
     def __init__(

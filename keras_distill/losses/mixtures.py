@@ -174,6 +174,8 @@ class SkewedDivergence(LogitLoss):
         Language Models", ICML 2024.
     """
 
+    default_hard_label_weight = 1.0
+
     def __init__(
         self,
         skew: float = 0.1,

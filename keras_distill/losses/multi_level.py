@@ -53,8 +53,9 @@ class MultiLevelLogits(LogitLoss):
 
     Shapes:
         Teacher and student `(batch, ..., classes)`, values `(batch, ...)`.
-        The part of the classes is the same in each. Holds `batch**2` and
-        `classes**2` numbers for each temperature, where `batch` counts places.
+        The part of the classes is the same in each. Takes memory for
+        `places**2` and `classes**2` numbers a few times for each temperature,
+        where `places` counts all of the batch.
 
     Raises:
         ValueError: If there is no temperature, or one that isn't positive, or

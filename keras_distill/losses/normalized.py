@@ -69,6 +69,7 @@ class NormalizedSoftTargets(TemperedLogitLoss):
     """
 
     uses_labels = True
+    default_hard_label_weight = 1.0
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class OneForAll(TemperedLogitLoss):
     """
 
     uses_labels = True
+    default_hard_label_weight = 1.0
 
     def __init__(
         self,

@@ -91,6 +91,10 @@ class SemanticCalibration(FeatureLoss):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
+        if isinstance(teacher_layer_name, (list, tuple)):
+            student_layer_name = _as_list(student_layer_name)
+        elif isinstance(student_layer_name, (list, tuple)):
+            teacher_layer_name = _as_list(teacher_layer_name)
         super().__init__(
             teacher_layer_name,
             student_layer_name,
@@ -210,6 +214,10 @@ class SemanticCalibration(FeatureLoss):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
         return {**super().get_config(), "attention": self.attention}
+
+
+def _as_list(names: Any) -> list[Any]:
+    return list(names) if isinstance(names, (list, tuple)) else [names]
 
 
 def _listed(given: Any, names: Any) -> list[Any]:

@@ -54,6 +54,8 @@ class SortedProbabilities(LogitLoss):
         Logit Distillation Loss for LLMs", TMLR 2025.
     """
 
+    default_hard_label_weight = 1.0
+
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`."""
         classes = max(teacher.shape[-1], student.shape[-1])

@@ -76,6 +76,7 @@ class TeacherFree(TemperedLogitLoss):
     """
 
     default_weight = 0.1
+    default_hard_label_weight = 0.9
     uses_labels = True
 
     def __init__(

@@ -59,6 +59,7 @@ class WeightedSoftTargets(TemperedLogitLoss):
     """
 
     default_weight = 2.25
+    default_hard_label_weight = 1.0
     uses_labels = True
 
     def compare(

@@ -162,6 +162,15 @@ def test_one_layer_of_the_teacher_has_all_the_weight():
 
 
 @pytest.mark.usefixtures("differentiable")
+def test_one_layer_may_be_named_next_to_several():
+    loss = SemanticCalibration("pool", ["conv", "pool"])
+    distiller = kd.Distiller(make_teacher(), cnn(), loss)
+    logs = distiller.train_on_batch(*images(8), return_dict=True)
+    assert len(loss.projectors) == 2
+    assert np.isfinite(logs["semantic_calibration_loss"])
+
+
+@pytest.mark.usefixtures("differentiable")
 def test_trains_queries_keys_and_projectors():
     loss = SemanticCalibration(
         teacher_layer_name=["conv", "pool"], student_layer_name="pool"
