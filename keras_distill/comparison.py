@@ -10,6 +10,7 @@ import keras
 from keras_distill.features import (
     FeatureExtractor,
     LayerName,
+    data_formats,
     symbolic_output,
 )
 from keras_distill.heads import final_activation
@@ -121,7 +122,7 @@ def compare(
         if isinstance(loss, FeatureLoss):
             for (who, model, *_), seen in zip(sides, shapes, strict=True):
                 if any(shape is not None and len(shape) > 3 for shape in seen):
-                    loss.check_data_format(who, model)
+                    _check_data_format(loss, who, model)
         _fit_shapes(comparison, *shapes)
     return seen_teacher, seen_student, comparisons
 
@@ -229,6 +230,19 @@ def _detect_probabilities(
             comparison.student_is_probability = True
         elif loss.from_logits is None:
             comparison.teacher_is_probability = True
+
+
+def _check_data_format(loss: FeatureLoss, who: str, model: keras.Model) -> None:
+    """Raise where the loss would take another axis for the channels."""
+    found = data_formats(model)
+    if len(found) == 1 and loss.data_format not in found:
+        raise ValueError(
+            f"{type(loss).__name__} looks for the channels of feature maps "
+            f"elsewhere than the {who} has them. Received: data_format="
+            f"'{loss.data_format}' for {who}='{model.name}', which is "
+            f"'{found.pop()}'. Pass its format to the loss; two models of "
+            "different formats can't be compared by their feature maps."
+        )
 
 
 def _fit_shapes(

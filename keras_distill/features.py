@@ -185,6 +185,20 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def data_formats(model: keras.Layer) -> set[str]:
+    """Where the layers of feature maps of a model have their channels."""
+    found: set[str] = set()
+    for layer in sublayers(model):
+        spec = layer.input_spec
+        if not isinstance(spec, keras.InputSpec):
+            spec = keras.InputSpec()
+        # Flatten, and layers of sequences, have a format that says nothing.
+        if (spec.ndim or spec.min_ndim or 0) > 3:
+            found |= {layer.get_config().get("data_format")} - {None}
+        found |= data_formats(layer)
+    return found
+
+
 def find_layer(model: keras.Model, path: str) -> keras.Layer:
     """The layer at a path such as `"backbone/conv4"`."""
     layer = model

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.features import sublayers
 from keras_distill.losses.base import (
     DistillationLoss,
     LayerNames,
@@ -141,35 +140,20 @@ class FeatureLoss(DistillationLoss):
         wrong = self._difference(teacher, student)
         if wrong is None:
             return
-        # What no automatic projector mends shouldn't be advised.
-        mends = wrong == "channels" or (wrong == "sizes" and len(teacher) == 4)
-        auto = mends and self.projector != "auto"
         raise ValueError(
             f"{self.describe(teacher_shape, student_shape)} Their {wrong} "
-            f"don't fit. Received: projector={self.projector!r}. Pass "
-            f"{'projector=' + repr('auto') + ', or ' if auto else ''}a layer "
-            f"as projector that gives {self._wanted()}."
+            f"don't fit. Received: projector={self.projector!r}. "
+            f"{self._advice(wrong, len(teacher))}"
         )
 
-    def check_data_format(self, who: str, model: keras.Model) -> None:
-        """Raise where a model's feature maps have their channels elsewhere.
-
-        Args:
-            who: `"teacher"` or `"student"`.
-            model: The model that computes them.
-
-        Raises:
-            ValueError: If all its layers of feature maps have another format.
-        """
-        found = data_formats(model)
-        if len(found) == 1 and self.data_format not in found:
-            raise ValueError(
-                f"{type(self).__name__} looks for the channels of feature maps "
-                f"elsewhere than the {who} has them. Received: data_format="
-                f"'{self.data_format}' for {who}='{model.name}', which is "
-                f"'{found.pop()}'. Pass its format to the loss; two models of "
-                "different formats can't be compared by their feature maps."
-            )
+    def _advice(self, wrong: str, axes: int) -> str:
+        if wrong == "batches":
+            return "Compare the same examples."
+        if wrong == "numbers of axes":
+            return "Pass a layer as projector that gives the teacher's."
+        mended = wrong == "channels" or axes == 4
+        auto = "projector='auto', or " if mended else ""
+        return f"Pass {auto}a layer that gives {self._wanted()}."
 
     def _difference(self, teacher: Shape, student: Shape) -> str | None:
         for shape in (teacher, student):
@@ -194,7 +178,7 @@ class FeatureLoss(DistillationLoss):
             *(["channels"] if self.same_channels else []),
             *(["height and width"] if self.same_size else []),
         ]
-        return f"the teacher's {' and '.join(wanted) or 'number of axes'}"
+        return f"the teacher's {' and '.join(wanted)}"
 
     def make_projector(
         self, teacher_shape: Shape, student_shape: Shape
@@ -259,19 +243,6 @@ class FeatureLoss(DistillationLoss):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
         return {**super().get_config(), "data_format": self.data_format}
-
-
-def data_formats(model: keras.Layer) -> set[str]:
-    """Where the layers of feature maps of a model have their channels."""
-    found: set[str] = set()
-    for layer in sublayers(model):
-        spec = layer.input_spec
-        if not isinstance(spec, keras.InputSpec):
-            spec = keras.InputSpec()
-        if (spec.ndim or spec.min_ndim or 0) > 3:
-            found |= {layer.get_config().get("data_format")} - {None}
-        found |= data_formats(layer)
-    return found
 
 
 def pool_to_smaller(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:

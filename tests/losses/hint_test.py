@@ -74,11 +74,17 @@ def test_padding_of_a_sequence_counts_for_nothing():
 
 
 @pytest.mark.parametrize(
-    "student_shape", [(2, 4, 4, 1), (2, 4, 1, 16), (1, 4, 4, 16), (2, 16)]
+    ("student_shape", "advice"),
+    [
+        ((2, 4, 4, 1), "projector='auto'"),
+        ((2, 4, 1, 16), "projector='auto'"),
+        ((1, 4, 4, 16), "the same examples"),
+        ((2, 16), "a layer as projector"),
+    ],
 )
-def test_refuses_to_broadcast(student_shape):
+def test_refuses_to_broadcast(student_shape, advice):
     teacher = random(2, 4, 4, 16)
-    with pytest.raises(ValueError, match="projector='auto'"):
+    with pytest.raises(ValueError, match=advice):
         Hint()(teacher, random(*student_shape))
 
 
