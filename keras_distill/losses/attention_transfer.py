@@ -122,9 +122,10 @@ class AttentionTransfer(FeatureLoss):
         return ops.mean(ops.square(difference), axis=-1)
 
     def _attention(self, x: Tensor) -> Tensor:
+        powers = ops.square(x) if self.power == 2 else ops.abs(x) ** self.power
         # A mean keeps more room below the largest float than a sum, and the
         # unit vector is the same.
-        return unit(flatten(ops.mean(ops.abs(x) ** self.power, axis=-1)))
+        return unit(flatten(ops.mean(powers, axis=-1)))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -553,6 +553,16 @@ def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ops.where(p == 0, 0.0, p * (log_p - log_q))
 
 
+def divergence(log_p: Tensor, log_q: Tensor, axis: int = -1) -> Tensor:
+    """The sum of `relative_entropy` over an axis.
+
+    Its sign is changed after the sum: the gradient of `log_q` is then the one
+    that comes in, and needn't be turned around in each class.
+    """
+    p = ops.exp(log_p)
+    return 0.0 - ops.sum(ops.where(p == 0, 0.0, p * (log_q - log_p)), axis=axis)
+
+
 def of_label(values: Tensor, labels: Tensor) -> Tensor:
     """The value of each example's labelled class, without the class axis."""
     labels = ops.expand_dims(labels, axis=-1)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.losses.base import LayerNames, Tensor, relative_entropy
+from keras_distill.losses.base import LayerNames, Tensor, divergence
 from keras_distill.losses.feature_loss import FeatureLoss
 
 
@@ -91,10 +91,10 @@ class ChannelWise(FeatureLoss):
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""
-        entropy = relative_entropy(
-            self._log_softmax(teacher), self._log_softmax(student)
+        entropy = divergence(
+            self._log_softmax(teacher), self._log_softmax(student), axis=1
         )
-        return self.temperature**2 * ops.mean(ops.sum(entropy, axis=1), axis=-1)
+        return self.temperature**2 * ops.mean(entropy, axis=-1)
 
     def _log_softmax(self, x: Tensor) -> Tensor:
         x = ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))

@@ -12,8 +12,8 @@ from keras_distill.losses.base import (
     LayerName,
     TemperedLogitLoss,
     Tensor,
+    divergence,
     of_label,
-    relative_entropy,
 )
 
 
@@ -123,9 +123,7 @@ class CorrectedTeacher(TemperedLogitLoss):
             ops.log((1 - mix) * ops.expand_dims(p, axis=-1) + mix),
             ops.log1p(-mix) + log_p,
         )
-        return self.temperature**2 * ops.sum(
-            relative_entropy(corrected, log_q), axis=-1
-        )
+        return self.temperature**2 * divergence(corrected, log_q)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -14,8 +14,8 @@ from keras_distill.losses.base import (
     LogitLoss,
     Shape,
     Tensor,
+    divergence,
     refuse_one_class,
-    relative_entropy,
 )
 
 
@@ -158,7 +158,7 @@ class CurriculumTemperature(LogitLoss):
         temperature = self._temperature()
         log_p = ops.log_softmax(teacher / temperature, axis=-1)
         log_q = ops.log_softmax(student / temperature, axis=-1)
-        return temperature**2 * ops.sum(relative_entropy(log_p, log_q), axis=-1)
+        return temperature**2 * divergence(log_p, log_q)
 
     def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
         """Raise where there are fewer than two classes, or not the same."""

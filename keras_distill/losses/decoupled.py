@@ -13,6 +13,7 @@ from keras_distill.losses.base import (
     LayerName,
     TemperedLogitLoss,
     Tensor,
+    divergence,
     of_label,
     of_others,
     relative_entropy,
@@ -140,12 +141,9 @@ class DecoupledSoftTargets(TemperedLogitLoss):
         target = relative_entropy(
             ops.log_sigmoid(p), ops.log_sigmoid(q)
         ) + relative_entropy(ops.log_sigmoid(-p), ops.log_sigmoid(-q))
-        non_target = ops.sum(
-            relative_entropy(
-                ops.log_softmax(teacher_rest, axis=-1),
-                ops.log_softmax(student_rest, axis=-1),
-            ),
-            axis=-1,
+        non_target = divergence(
+            ops.log_softmax(teacher_rest, axis=-1),
+            ops.log_softmax(student_rest, axis=-1),
         )
         return self.temperature**2 * (
             self.target_weight * target + self.non_target_weight * non_target

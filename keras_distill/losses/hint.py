@@ -68,7 +68,7 @@ class Hint(FeatureLoss):
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""
-        squares = ops.square(teacher - student)
+        squares = ops.square(student - teacher)
         return ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
 
 

@@ -48,4 +48,4 @@ class LogitMatching(LogitLoss):
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch, ...)`."""
-        return ops.sum(ops.square(teacher - student), axis=-1) / 2
+        return ops.sum(ops.square(student - teacher), axis=-1) / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,14 @@ from keras_distill.losses.base import (
     LogitLoss,
     TemperedLogitLoss,
     Tensor,
-    relative_entropy,
+    divergence,
 )
 
 # Far below any logarithm of a probability, and yet finite in float32: what
 # minus infinity, as of a token that is ruled out, would make of a gradient is
 # NaN.
 _LEAST = -1e30
+_SMALLEST = 1e-37
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -112,13 +112,13 @@ class JensenShannon(TemperedLogitLoss):
         log_p = _log_probabilities(teacher / self.temperature)
         log_q = _log_probabilities(student / self.temperature)
         if self.beta == 0:
-            return _divergence(log_p, log_q)
+            return divergence(log_p, log_q)
         if self.beta == 1:
-            return _divergence(log_q, log_p)
+            return divergence(log_q, log_p)
         log_m = _log_mixture(log_p, log_q, self.beta)
-        return self.beta * _divergence(log_p, log_m) + (
+        return self.beta * divergence(log_p, log_m) + (
             1 - self.beta
-        ) * _divergence(log_q, log_m)
+        ) * divergence(log_q, log_m)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
@@ -215,7 +215,7 @@ class SkewedDivergence(LogitLoss):
             log_p, log_q = log_q, log_p
         if self.skew:
             log_q = _log_mixture(log_p, log_q, self.skew)
-        return _divergence(log_p, log_q)
+        return divergence(log_p, log_q)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
@@ -233,10 +233,10 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """Logarithm of `share * p + (1 - share) * q`."""
-    parts = [log_p + math.log(share), log_q + math.log(1 - share)]
-    return ops.logsumexp(ops.stack(parts, axis=-1), axis=-1)
+    """Logarithm of `share * p + (1 - share) * q`.
 
-
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return ops.sum(relative_entropy(log_p, log_q), axis=-1)
+    Where both underflow it is that of the smallest number: a class without
+    weight in the divergence, and without a gradient.
+    """
+    mixture = share * ops.exp(log_p) + (1 - share) * ops.exp(log_q)
+    return ops.log(mixture + _SMALLEST)

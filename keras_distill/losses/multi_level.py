@@ -13,7 +13,7 @@ from keras_distill.losses.base import (
     LayerName,
     LogitLoss,
     Tensor,
-    relative_entropy,
+    divergence,
 )
 
 
@@ -130,10 +130,9 @@ class MultiLevelLogits(LogitLoss):
 def _level(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     log_p = ops.log_softmax(teacher, axis=-1)
     log_q = ops.log_softmax(student, axis=-1)
-    divergence = ops.sum(relative_entropy(log_p, log_q), axis=-1)
     p, q = ops.exp(log_p), ops.exp(log_q)
     return (
-        temperature**2 * divergence
+        temperature**2 * divergence(log_p, log_q)
         + class_correlation(p, q)
         + batch_correlation(p, q)
     )

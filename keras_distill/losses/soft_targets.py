@@ -8,6 +8,7 @@ from keras import ops
 from keras_distill.losses.base import (
     TemperedLogitLoss,
     Tensor,
+    divergence,
     relative_entropy,
 )
 
@@ -63,9 +64,7 @@ class SoftTargets(TemperedLogitLoss):
         """Values of shape `(batch, ...)`."""
         log_p = ops.log_softmax(teacher / self.temperature, axis=-1)
         log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        return self.temperature**2 * ops.sum(
-            relative_entropy(log_p, log_q), axis=-1
-        )
+        return self.temperature**2 * divergence(log_p, log_q)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

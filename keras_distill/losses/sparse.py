@@ -14,8 +14,8 @@ from keras_distill.losses.base import (
     Shape,
     TemperedLogitLoss,
     Tensor,
+    divergence,
     fits,
-    relative_entropy,
     to_logits,
 )
 
@@ -276,29 +276,29 @@ class SparseSoftTargets(_FewClasses):
 
     def _few(self, teacher: Tensor) -> SparseTargets:
         logits, indices = ops.top_k(teacher, self.k)
-        rest = _log_rest(teacher, logits, self.temperature)
+        # One less the sum of what was kept would be lost in rounding.
+        others = _without(teacher / self.temperature, indices)
+        rest = ops.logsumexp(others, axis=-1)
         return SparseTargets(indices, logits, rest)
 
     def _compare_few(self, targets: SparseTargets, student: Tensor) -> Tensor:
         indices = ops.cast(targets.indices, "int32")
-        log_p = _finite(targets.logits / self.temperature)
-        log_all = ops.log_softmax(student / self.temperature, axis=-1)
-        log_q = _finite(ops.take_along_axis(log_all, indices, axis=-1))
-        if self.missing == "renormalized":
-            log_q = ops.log_softmax(log_q, axis=-1)
+        teacher = _finite(targets.logits / self.temperature)
+        logits = student / self.temperature
+        kept = _finite(ops.take_along_axis(logits, indices, axis=-1))
         if self.missing in ("renormalized", "teacher_renormalized"):
-            log_p = ops.log_softmax(log_p, axis=-1)
-            return self.temperature**2 * _divergence(log_p, log_q)
-        log_rest = ops.expand_dims(_finite(targets.log_rest), axis=-1)
-        both = ops.concatenate([log_p, log_rest], axis=-1)
-        both = ops.log_softmax(both, axis=-1)
-        log_p, log_rest = both[..., :-1], both[..., -1]
-        others = _without(log_all, indices)
-        if self.missing == "tail":
-            rest = relative_entropy(log_rest, ops.logsumexp(others, axis=-1))
-        else:
-            rest = _spread(log_rest, others, self.k)
-        return self.temperature**2 * (_divergence(log_p, log_q) + rest)
+            counted = kept if self.missing == "renormalized" else logits
+            log_all = ops.logsumexp(counted, axis=-1, keepdims=True)
+            log_p = ops.log_softmax(teacher, axis=-1)
+            return self.temperature**2 * divergence(log_p, kept - log_all)
+        others = _without(logits, indices)
+        log_others = ops.logsumexp(others, axis=-1)
+        log_p = _with_rest(teacher, _finite(targets.log_rest))
+        value = divergence(log_p, _with_rest(kept, log_others))
+        if self.missing == "spread":
+            uneven = _unevenness(others, log_others, self.k)
+            value = value + ops.exp(log_p[..., -1]) * uneven
+        return self.temperature**2 * value
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -431,49 +431,31 @@ def _finite(logs: Tensor) -> Tensor:
     return ops.where(logs < _LEAST, _LEAST, logs)
 
 
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return ops.sum(relative_entropy(log_p, log_q), axis=-1)
+def _with_rest(kept: Tensor, rest: Tensor) -> Tensor:
+    """Log probabilities of the kept classes, and of all others as one more."""
+    rest = ops.expand_dims(rest, axis=-1)
+    return ops.log_softmax(ops.concatenate([kept, rest], axis=-1), axis=-1)
 
 
-def _log_rest(logits: Tensor, kept: Tensor, temperature: Any) -> Tensor:
-    """Logarithm of the sum over all logits but the greatest, which are kept.
-
-    One less the sum of what was kept would be lost in rounding.
-    """
-    least = kept[..., -1:]
-    below = _finite(ops.where(logits < least, logits / temperature, _LEAST))
-    # Logits that equal the last one that was kept, but weren't kept.
-    ties = _count(logits == least) - _count(kept == least)
-    ties = ops.expand_dims(ops.cast(ties, logits.dtype), axis=-1)
-    log_ties = ops.where(ties > 0, ops.log(ops.maximum(ties, 1)), _LEAST)
-    tied = _finite(least / temperature) + log_ties
-    return ops.logsumexp(ops.concatenate([below, tied], axis=-1), axis=-1)
-
-
-def _count(where: Tensor) -> Tensor:
-    return ops.sum(ops.cast(where, "int32"), axis=-1)
-
-
-def _without(logs: Tensor, indices: Tensor) -> Tensor:
-    """The same logarithms, those of some classes as good as minus infinity."""
-    rows = ops.reshape(logs, (-1, logs.shape[-1]))
+def _without(logits: Tensor, indices: Tensor) -> Tensor:
+    """The same logits, those of some classes as good as minus infinity."""
+    rows = ops.reshape(logits, (-1, logits.shape[-1]))
     columns = ops.reshape(indices, (-1, indices.shape[-1]))
     places = ops.expand_dims(ops.arange(ops.shape(rows)[0]), axis=-1)
     places = ops.cast(places, "int32") + ops.zeros_like(columns)
     where = ops.stack(
         [ops.reshape(places, (-1,)), ops.reshape(columns, (-1,))], axis=-1
     )
-    least = ops.full_like(where[:, 0], _LEAST, dtype=logs.dtype)
+    least = ops.full_like(where[:, 0], _LEAST, dtype=logits.dtype)
     rows = ops.scatter_update(rows, where, least)
-    return _finite(ops.reshape(rows, ops.shape(logs)))
+    return ops.reshape(rows, ops.shape(logits))
 
 
-def _spread(log_rest: Tensor, others: Tensor, k: int) -> Tensor:
-    """Divergence of classes that share the rest equally."""
+def _unevenness(others: Tensor, log_sum: Tensor, k: int) -> Tensor:
+    """Divergence from equal shares of the others to what the student gives."""
     count = others.shape[-1] - k
     if count == 0:
-        return ops.zeros_like(log_rest)
-    # Those that aren't among the others would weigh in.
-    logs = ops.where(others > _LEAST, others, 0.0)
-    mean = ops.sum(logs, axis=-1) / count
-    return relative_entropy(log_rest - math.log(count), mean) * count
+        return ops.zeros_like(log_sum)
+    # Those that were kept would weigh in.
+    logits = ops.where(others > _LEAST, others, 0.0)
+    return log_sum - math.log(count) - ops.sum(logits, axis=-1) / count

@@ -14,7 +14,7 @@ from keras_distill.losses.base import (
     Shape,
     TemperedLogitLoss,
     Tensor,
-    relative_entropy,
+    divergence,
 )
 
 
@@ -124,9 +124,7 @@ class TeacherFree(TemperedLogitLoss):
         virtual = lead * ops.one_hot(labels, classes, dtype=student.dtype)
         log_p = ops.log_softmax(virtual / self.temperature, axis=-1)
         log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        return self.temperature**2 * ops.sum(
-            relative_entropy(log_p, log_q), axis=-1
-        )
+        return self.temperature**2 * divergence(log_p, log_q)
 
     def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
         """Raise where the label wouldn't be the likeliest of the classes."""
