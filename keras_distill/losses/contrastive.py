@@ -207,7 +207,7 @@ class ContrastiveRepresentation(FeatureLoss):
         )
 
     def _scores(self, anchors: Tensor, others: Tensor) -> Tensor:
-        return ops.matmul(anchors, ops.transpose(others)) / self.temperature
+        return anchors @ ops.transpose(others) / self.temperature
 
     def _against_banks(
         self, teacher: Tensor, student: Tensor, ids: Tensor

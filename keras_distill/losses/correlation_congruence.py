@@ -280,7 +280,7 @@ class KernelCongruence(FeatureLoss):
         x = flatten(x)
         if self.form == "squares":
             x = unit(x)
-        products = ops.matmul(x, ops.transpose(x))
+        products = x @ ops.transpose(x)
         # Horner's scheme.
         series = ops.ones_like(products)
         for power in range(self.order, 0, -1):

@@ -279,7 +279,8 @@ def average_pool(x: Tensor, axis: int, size: Any) -> Tensor:
     end = -((window + 1) * length // -size)
     inside = ops.cast((place >= begin) & (place < end), x.dtype)
     mean = inside / ops.sum(inside, axis=-1, keepdims=True)
-    pooled = ops.tensordot(x, mean, axes=[[axis], [1]])
+    # On PyTorch, Keras' tensordot and matmul round float64 to float32.
+    pooled = ops.moveaxis(x, axis, -1) @ ops.transpose(mean)
     return ops.moveaxis(pooled, -1, axis)
 
 

@@ -133,13 +133,15 @@ class FlowOfSolution(FeatureLoss):
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`, of two steps' products."""
-        return ops.mean(ops.square(teacher - student), axis=(1, 2))
+        squares = ops.sum(ops.square(student - teacher), axis=(1, 2))
+        # On PyTorch, Keras' mean is rounded to float32.
+        return squares / (teacher.shape[1] * teacher.shape[2])
 
 
 def _flow(first: Tensor, second: Tensor) -> Tensor:
     first, second = map(_places, pool_to_smaller(first, second))
     places = ops.cast(ops.shape(first)[1], first.dtype)
-    return ops.matmul(ops.swapaxes(first, 1, 2), second) / places
+    return ops.swapaxes(first, 1, 2) @ second / places
 
 
 def _places(x: Tensor) -> Tensor:

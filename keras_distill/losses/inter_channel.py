@@ -70,4 +70,4 @@ class InterChannelCorrelation(FeatureLoss):
 
 def _correlations(x: Tensor) -> Tensor:
     x = ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
-    return unit(ops.matmul(ops.swapaxes(x, 1, 2), x))
+    return unit(ops.swapaxes(x, 1, 2) @ x)

@@ -95,9 +95,9 @@ def _channels(x: Tensor) -> Tensor:
 
 
 def _of_places(x: Tensor) -> Tensor:
-    return ops.matmul(x, ops.swapaxes(x, 1, 2)) / x.shape[-1]
+    return x @ ops.swapaxes(x, 1, 2) / x.shape[-1]
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    products = ops.matmul(ops.swapaxes(x, 1, 2), y)
+    products = ops.swapaxes(x, 1, 2) @ y
     return ops.mean(ops.square(products), axis=(1, 2))

@@ -209,7 +209,7 @@ class SemanticCalibration(FeatureLoss):
                 (self.keys, teachers),
             )
         )
-        return ops.softmax(ops.matmul(queries, ops.swapaxes(keys, 1, 2)))
+        return ops.softmax(queries @ ops.swapaxes(keys, 1, 2))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -63,4 +63,4 @@ class SimilarityPreserving(FeatureLoss):
 
 def _similarities(x: Tensor) -> Tensor:
     x = flatten(x)
-    return unit(ops.matmul(x, ops.transpose(x)))
+    return unit(x @ ops.transpose(x))

@@ -67,6 +67,23 @@ def test_values_behind_the_regressor(shape):
     )
 
 
+@pytest.mark.usefixtures("float64")
+def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
+    teacher, student = random(2, 2, 3, 4), random(2, 2, 3, 3, seed=1)
+    loss = built(teacher.shape, student.shape, depth=1, dtype="float64")
+    (regressor,) = loss.regressors
+    kernel = ops.convert_to_numpy(regressor.kernel)
+    teacher_tensor = ops.convert_to_tensor(teacher, "float64")
+    np.testing.assert_allclose(
+        gradient(lambda x: loss(teacher_tensor, x), student),
+        numeric_gradient(
+            lambda x: formula(teacher, x @ kernel).mean(), student
+        ),
+        rtol=1e-5,
+        atol=1e-9,
+    )
+
+
 def test_each_pair_of_layers_has_parts_of_its_own():
     shapes = [(None, 2, 4), (None, 3, 5)], [(None, 2, 3), (None, 3, 2)]
     names = ["a", "b"]
