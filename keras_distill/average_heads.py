@@ -79,9 +79,9 @@ def average_heads(
 def _heads(output: Any, names: Sequence[str | int] | None) -> list[Any]:
     there = list(output) if isinstance(output, dict) else range(len(output))
     chosen = list(there if names is None else names)
-    if not set(chosen) <= set(there):
+    if not set(chosen) <= set(there) or len(set(chosen)) < len(chosen):
         raise ValueError(
-            "A head must be an output of the model. Received: "
+            "Heads are different outputs of the model. Received: "
             f"names={chosen} for outputs {list(there)}. Pass some of these."
         )
     return [output[name] for name in chosen]

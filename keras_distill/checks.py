@@ -59,6 +59,12 @@ def as_losses(losses: Any, student: keras.Model) -> list[DistillationLoss]:
                 f"Received: losses={losses!r}. Pass keras_distill.losses "
                 "objects; the loss on hard labels goes to compile(loss=...)."
             )
+        if loss.reduction in (None, "none"):
+            raise ValueError(
+                "A distiller adds up losses that are one number for a batch. "
+                f"Received: {type(loss).__name__}(reduction=None). Leave out "
+                "reduction."
+            )
     return chosen
 
 
@@ -88,6 +94,11 @@ def sample_ids_for(loss: DistillationLoss, batch: TransferBatch) -> Any:
             f"{type(loss).__name__} needs to know which examples a batch "
             "holds. Received: a batch without sample_ids. Pass "
             "TransferBatch(x, sample_ids=numpy.arange(len(x))) as x."
+        )
+    if len(batch.sample_ids.shape) != 1:
+        raise ValueError(
+            "Each example has one number. Received: sample_ids of shape "
+            f"{tuple(batch.sample_ids.shape)}. Pass shape (batch,)."
         )
     return batch.sample_ids
 

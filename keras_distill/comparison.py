@@ -166,6 +166,13 @@ def pick(
                 f"{who}'s outputs, or leave out the loss that needs it."
             )
         return features[name]
+    if isinstance(output, tuple) and type(output) is not tuple and not name:
+        raise ValueError(
+            f"The {who}'s output is a {type(output).__name__}, which this loss "
+            f"doesn't take. Received: {who}_layer_name={name!r}. If another "
+            "loss's targets were stored, use that loss, or store logits; "
+            "otherwise say which output the loss compares."
+        )
     if keras.tree.is_nested(output) or name is not None:
         raise ValueError(
             f"The {who}'s output is {_describe(output)}. Received: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,9 +48,11 @@ class _StudentOutputs(NamedTuple):
 class NoHardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
     """Stands for `loss=None`: hard labels, if any, only feed the metrics."""
 
-    def call(self, y_true: Any, y_pred: Any) -> Tensor:
-        """Zero for each example."""
-        return ops.zeros_like(y_pred[..., 0])
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Tensor:
+        """Zero, whatever masks and weights there are."""
+        return ops.zeros(())
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -232,7 +235,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             setattr(self, f"loss_{index}_{name}", part)
 
     def _number(self, name: str, value: float) -> keras.Variable:
-        if not 0 <= value < float("inf"):
+        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
             raise ValueError(
                 "A loss's weight must be a finite number, not negative. "
                 f"Received: {name}={value}. Pass 0 to leave the loss out."
@@ -568,7 +571,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             return penalty
         self._check_hard_loss()
         # Keras adds the penalties to the hard label loss.
-        both = super().compute_loss(x, y, output, sample_weight, training)
+        # On PyTorch, it multiplies a mask into the sample weights in place.
+        weights = keras.tree.map_structure(
+            lambda w: w if w is None else ops.copy(w), sample_weight
+        )
+        both = super().compute_loss(x, y, output, weights, training)
         weight = self.hard_label_weight
         if not penalties:
             _follow(self._terms[0], both, size)

@@ -7,9 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.labels import are_indices, as_indices, known_share
+from keras_distill.labels import (
+    are_indices,
+    as_indices,
+    known_share,
+    without_padding,
+)
 from keras_distill.losses.base import Tensor, align_weights
-from keras_distill.masks import mask_of
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -65,16 +69,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         # Keras would take a list of numbers for a list of tensors.
         y_true = ops.convert_to_tensor(y_true)
         y_pred = ops.convert_to_tensor(y_pred)
-        mask = mask_of(y_pred)
-        if mask is not None and len(mask.shape) == len(y_pred.shape) - 1:
-            # Padding is like an example without a label. Keras would take the
-            # mean over the places that aren't padding once more.
-            y_true = ops.cast(y_true, self.dtype)
-            aligned = mask
-            if len(y_true.shape) > len(mask.shape):
-                aligned = ops.expand_dims(mask, axis=-1)
-            y_true = ops.where(aligned, y_true, -1.0)
-            y_pred = ops.where(ops.expand_dims(mask, -1), y_pred, 0.0)
+        y_true, y_pred = without_padding(y_true, y_pred, self.dtype)
         if sample_weight is not None:
             places = ops.shape(y_pred)[:-1]
             sample_weight = align_weights(sample_weight, places, self)
@@ -154,8 +149,11 @@ class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None
     ) -> None:
         """Add a batch."""
-        y_true = ops.convert_to_tensor(y_true)
-        y_pred = ops.convert_to_tensor(y_pred)
+        y_true, y_pred = without_padding(
+            ops.convert_to_tensor(y_true),
+            ops.convert_to_tensor(y_pred),
+            self.dtype,
+        )
         if self.activation == "sigmoid":
             right, known = self._binary(y_true, y_pred)
         else:

@@ -28,7 +28,7 @@ _seer = functools.cache(_Seer)
 
 def mask_of(tensor: Any) -> Any:
     """Where `tensor` counts, as Keras layers said, or `None` if everywhere."""
-    if keras.backend.backend() == "jax":
+    if keras.backend.backend() == "jax" and keras.ops.is_tensor(tensor):
         # Its tensors take no attributes, and Keras keeps the mask elsewhere.
         # Asking a layer costs 0.1 ms, but here it is asked in tracing alone.
         found = _seer()(tensor)

@@ -1,6 +1,7 @@
 """Mistakes are named when the distiller is made, with what to do."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from support import cnn, crossentropy, images, mlp, teacher
@@ -152,6 +153,34 @@ def test_hard_labels_weigh_as_in_the_papers():
     assert weight(hint) == 1.0
     assert weight(hint, kd.losses.SoftTargets()) == pytest.approx(0.1)
     assert weight(kd.losses.TeacherFree()) == pytest.approx(0.9)
+
+
+def test_losses_that_are_not_one_number():
+    loss = kd.losses.SoftTargets(reduction=None)
+    with pytest.raises(ValueError, match="one number for a batch"):
+        kd.Distiller(mlp(), mlp(), losses=loss)
+
+
+def test_weights_that_are_no_numbers():
+    with pytest.raises(ValueError, match="hard_label_weight=a"):
+        kd.Distiller(mlp(), mlp(), hard_label_weight="a")
+
+
+def test_sample_ids_of_another_shape():
+    loss = kd.losses.ContrastiveRepresentation("hidden", "hidden", 40)
+    distiller = kd.Distiller(mlp(), mlp(), losses=loss)
+    x, y = images()
+    batch = kd.TransferBatch(x, sample_ids=np.arange(40)[:, None])
+    with pytest.raises(ValueError, match=r"Pass shape \(batch,\)"):
+        distiller.train_on_batch(batch, y)
+
+
+def test_targets_that_were_stored_for_another_loss():
+    x, y = images()
+    targets = kd.losses.SparseSoftTargets(k=2).targets(teacher()(x))
+    distiller = kd.Distiller(None, mlp(), losses=kd.losses.SoftTargets())
+    with pytest.raises(ValueError, match="a SparseTargets, which this loss"):
+        distiller.train_on_batch(kd.TransferBatch(x, targets), y)
 
 
 def test_names():

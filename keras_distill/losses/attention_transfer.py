@@ -24,7 +24,8 @@ class AttentionTransfer(FeatureLoss):
 
     A map of attention is what a layer's activations say together, all channels
     of a place added up. It has no channels, so that layers of any two widths
-    can be compared. The larger map is averaged to the size of the smaller.
+    can be compared. Features of the larger map are averaged to the size of
+    the smaller one first.
 
     The authors' code takes the mean over the places, so that the value falls
     with the number of places; their paper takes the distance. `form` chooses.

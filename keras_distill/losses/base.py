@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from keras_distill.labels import as_indices, known_share
+from keras_distill.labels import as_indices, known_share, without_padding
 from keras_distill.masks import mask_of
 
 # Tensors of three frameworks have no common type that could be imported
@@ -100,6 +100,12 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
         # not depend on how many losses were made before.
         name = name or _snake_case(type(self).__name__)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(
+                "Losses compute in float32 at least, whatever the models do. "
+                f"Received: dtype={dtype!r}. Pass 'float32', 'float64', or "
+                "None."
+            )
         self.teacher_layer_name = _plain(teacher_layer_name)
         self.student_layer_name = _plain(student_layer_name)
         if self.pairs_layers and _length(self.teacher_layer_name) != _length(
@@ -286,7 +292,8 @@ class LogitLoss(DistillationLoss):
 
     A subclass defines `compare(teacher, student)`; one that `uses_labels`
     defines `compare(teacher, student, labels)`. An example whose label is -1
-    has none: its value is 0, and the mean is over the others.
+    has none: its value is 0, and the mean is over the others. The value of a
+    label beyond the classes is NaN.
 
     Args:
         teacher_layer_name: As in `DistillationLoss`.
@@ -331,8 +338,31 @@ class LogitLoss(DistillationLoss):
             name=name,
             dtype=dtype,
         )
+        if not isinstance(from_logits, (bool, type(None))):
+            raise ValueError(
+                "The teacher gives logits or probabilities. Received: "
+                f"from_logits={from_logits!r}. Pass True, False, or None to "
+                "see it from the teacher's graph."
+            )
         self.from_logits = from_logits
         self.class_map = None if class_map is None else list(class_map)
+        if not all(map(_is_index, self.class_map or [])):
+            raise ValueError(
+                "class_map holds the teacher's class for each of the "
+                f"student's. Received: class_map={class_map!r}. Pass whole "
+                "numbers from 0."
+            )
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Tensor:
+        """Weighted mean of `call` over the places that aren't masked."""
+        if self.uses_labels:
+            y_pred = self._array(y_pred)
+            labels = ops.convert_to_tensor(y_true["labels"])
+            labels, y_pred = without_padding(labels, y_pred, self.dtype)
+            y_true = {**y_true, "labels": labels}
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far the student is from the teacher, `(batch,)` values."""
@@ -340,8 +370,11 @@ class LogitLoss(DistillationLoss):
             return self.compare(self._teacher_logits(teacher, student), student)
         labels = as_indices(teacher["labels"], student)
         teacher = self._teacher_logits(teacher["teacher"], student)
-        known = labels >= 0
-        values = self.compare(teacher, student, ops.where(known, labels, 0))
+        known, beyond = labels >= 0, labels >= student.shape[-1]
+        inside = ops.where(known & ~beyond, labels, 0)
+        values = self.compare(teacher, student, inside)
+        # Backends would raise, take the last class, or something else.
+        values = ops.where(beyond, math.nan, values)
         return values * known_share(known, values.dtype)
 
     def _teacher_logits(self, teacher: Tensor, student: Tensor) -> Tensor:
@@ -604,6 +637,10 @@ def _log(probabilities: Tensor) -> Tensor:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _plain(names: Any) -> Any:

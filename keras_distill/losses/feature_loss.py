@@ -292,17 +292,18 @@ def flatten(x: Tensor) -> Tensor:
 def unit(x: Tensor, axis: Any = -1) -> Tensor:
     """Vectors of length 1; those of length 0, with a gradient of 0, stay."""
     squares = ops.sum(ops.square(x), axis=axis, keepdims=True)
-    # A root's gradient at 0 is infinite, also where `where` drops it.
-    safe = ops.where(squares > 0, squares, 1.0)
-    return ops.where(squares > 0, x / ops.sqrt(safe), 0.0)
+    # A root's gradient at 0 is infinite, also where `where` drops it. Not
+    # `squares > 0`, which would hide NaN.
+    none = squares == 0
+    safe = ops.where(none, 1.0, squares)
+    return ops.where(none, 0.0, x / ops.sqrt(safe))
 
 
 def length(x: Tensor, axis: Any = -1) -> Tensor:
     """Euclidean lengths, with a gradient of 0 at a length of 0."""
     squares = ops.sum(ops.square(x), axis=axis)
-    # A root's gradient at 0 is infinite, also where `where` drops it.
-    safe = ops.where(squares > 0, squares, 1.0)
-    return ops.where(squares > 0, ops.sqrt(safe), 0.0)
+    none = squares == 0  # as in `unit`
+    return ops.where(none, 0.0, ops.sqrt(ops.where(none, 1.0, squares)))
 
 
 def frozen_copy(layer: keras.Layer) -> keras.Layer:

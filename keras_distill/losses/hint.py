@@ -58,13 +58,35 @@ class Hint(FeatureLoss):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> Tensor:
         """Weighted mean of `call`; places that Keras masked don't count."""
-        mask = mask_of(y_pred)
-        if mask is not None:
-            # Keras would apply the mask of a sequence to its one value.
-            y_true, y_pred = _without_padding(
-                ops.cast(y_true, self.dtype), ops.cast(y_pred, self.dtype), mask
+        # Keras would apply the mask of a sequence to its one value.
+        if isinstance(self.student_layer_name, list):
+            pairs = [
+                self._without_padding(t, s)
+                for t, s in zip(y_true, y_pred, strict=True)
+            ]
+            y_true, y_pred = (list(side) for side in zip(*pairs, strict=True))
+        else:
+            y_true, y_pred = self._without_padding(
+                self._array(y_true), self._array(y_pred)
             )
         return super().__call__(y_true, y_pred, sample_weight)
+
+    def _without_padding(
+        self, teacher: Tensor, student: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both with zeros for padding, and a mean square over the rest."""
+        mask = mask_of(student)
+        if mask is None:
+            return teacher, student
+        mask = ops.cast(mask, self.dtype)
+        while len(mask.shape) < len(student.shape):
+            mask = ops.expand_dims(mask, axis=-1)
+        axes = tuple(range(1, len(mask.shape)))
+        share = ops.mean(mask, axis=axes, keepdims=True)
+        scale = mask / ops.sqrt(ops.maximum(share, 1e-12))
+        return scale * ops.cast(teacher, self.dtype), scale * ops.cast(
+            student, self.dtype
+        )
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""

@@ -41,7 +41,7 @@ class MultiLevelLogits(LogitLoss):
         student's, and `C` classes.
 
     Args:
-        temperatures: All `T`, above 0.
+        temperatures: All `T`, above 0, or one number.
         teacher_layer_name: As in `DistillationLoss`.
         student_layer_name: As in `DistillationLoss`.
         projector: As in `DistillationLoss`.
@@ -78,7 +78,7 @@ class MultiLevelLogits(LogitLoss):
 
     def __init__(
         self,
-        temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
+        temperatures: float | Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
         teacher_layer_name: LayerName = None,
         student_layer_name: LayerName = None,
         projector: Any = None,
@@ -98,7 +98,11 @@ class MultiLevelLogits(LogitLoss):
             name=name,
             dtype=dtype,
         )
-        self.temperatures = list(temperatures)
+        self.temperatures: list[float] = (
+            [temperatures]
+            if isinstance(temperatures, (int, float))
+            else list(temperatures)
+        )
         if not self.temperatures or not all(
             0 < temperature < math.inf for temperature in self.temperatures
         ):

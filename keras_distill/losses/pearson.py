@@ -67,7 +67,9 @@ def _standardized(x: Tensor) -> Tensor:
     x = x - ops.mean(x, axis=axes, keepdims=True)
     squares = ops.sum(ops.square(x), axis=axes, keepdims=True)
     count = ops.cast(ops.size(x[..., 0]), x.dtype)
-    # A root's gradient at 0 is infinite, also where `where` drops it.
-    safe = ops.where(squares > 0, squares, 1.0)
+    # A root's gradient at 0 is infinite, also where `where` drops it. Not
+    # `squares > 0`, which would hide NaN.
+    none = squares == 0
+    safe = ops.where(none, 1.0, squares)
     deviation = ops.sqrt(safe / ops.maximum(count - 1, 1.0))
-    return ops.where(squares > 0, x / (deviation + 1e-6), 0.0)
+    return ops.where(none, 0.0, x / (deviation + 1e-6))

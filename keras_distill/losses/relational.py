@@ -134,11 +134,12 @@ def _relations(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         0 for none. Each of `(batch, batch)`.
     """
     products, squares, scale = _squares(x)
-    # Below, what is left of the difference of large numbers is noise.
-    apart = squares > 1e-5 * scale
-    inverse = 1 / ops.sqrt(ops.where(apart, squares, 1.0))
+    # Up to there, what is left of the difference of large numbers is noise.
+    # NaN isn't: it shall be seen.
+    near = squares <= 1e-5 * scale
+    inverse = 1 / ops.sqrt(ops.where(near, 1.0, squares))
     from_anchor = products - ops.diagonal(products)[:, None] / 2
-    return products, from_anchor, ops.where(apart, inverse, 0.0)
+    return products, from_anchor, ops.where(near, 0.0, inverse)
 
 
 def _groups(x: Tensor) -> Tensor:
@@ -198,9 +199,10 @@ def _distances(x: Tensor) -> Tensor:
     batch = ops.shape(x)[0]
     others = 1 - ops.eye(batch, dtype=squares.dtype)
     # A root's gradient at 0 is infinite, also where `where` drops it.
-    apart = squares * others > 0
-    distances = ops.where(apart, ops.sqrt(ops.where(apart, squares, 1.0)), 0.0)
-    count = ops.sum(ops.cast(apart, squares.dtype))
+    # Not "above 0", which would hide NaN.
+    near = squares * others <= 0
+    distances = ops.where(near, 0.0, ops.sqrt(ops.where(near, 1.0, squares)))
+    count = ops.sum(1 - ops.cast(near, squares.dtype))
     return distances * count / ops.maximum(ops.sum(distances), 1e-12)
 
 

@@ -90,6 +90,14 @@ SATURATED = {
     "SimilarityPreserving": "The sign of a layer makes no difference.",
     "PearsonCorrelation": "The negative is as far away as can be.",
 }
+# Losses that don't look at the teacher's numbers themselves, and why.
+TEACHER_WITHOUT_NAN = {
+    "ActivationBoundary": "It asks whether the teacher is active.",
+    "FeatureOverhaul": "What is below the margin counts as the margin.",
+    "HardTargets": "It asks for the largest.",
+    "SampledSoftTargets": "Some backends refuse to draw, others can't.",
+    "TeacherFree": "Its teacher is made up from the label.",
+}
 # Losses of several layers at once, which are tested where they are.
 SEVERAL_LAYERS = {"FlowOfSolution"}
 # Losses for which the classes may differ.
@@ -258,6 +266,29 @@ def test_computes_in_float32_under_float16(make):
         assert make().dtype == "float32"
     finally:
         keras.config.set_floatx(floatx)
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_shows_what_is_not_a_number(loss_class, make, pair, who):
+    if who == "teacher" and loss_class.__name__ in TEACHER_WITHOUT_NAN:
+        pytest.skip(TEACHER_WITHOUT_NAN[loss_class.__name__])
+    broken = [side.copy() for side in pair]
+    broken[who == "student"][1] = np.nan
+    assert np.isnan(evaluate(make(), *broken))
+
+
+def test_labels_beyond_the_classes_are_seen(make, pair):
+    loss = make(reduction=None)
+    if not loss.uses_labels:
+        pytest.skip("It has none.")
+    teacher, student = pair
+    values = ops.convert_to_numpy(
+        loss({"teacher": teacher, "labels": np.array([0, 6, 5, -1])}, student)
+    )
+    np.testing.assert_array_equal(np.isnan(values), [False, True, False, False])
+    rows = np.eye(7)[[0, 1, 2, 3]]
+    with pytest.raises(ValueError, match="a column for each class"):
+        loss({"teacher": teacher, "labels": rows}, student)
 
 
 def compiled(function):
@@ -454,6 +485,24 @@ def test_refuses_to_broadcast(loss_class, make, pair):
 def test_refuses_weights_with_too_many_axes(make, pair):
     with pytest.raises(ValueError, match=r"sample_weight of shape \(4, 2, 2\)"):
         evaluate(make(), *pair, np.ones((4, 2, 2)))
+
+
+def test_refuses_other_dtypes(loss_class, make):
+    if loss_class.__name__ == "StandardizedLogits":
+        pytest.skip("It takes the dtype of the loss inside.")
+    for dtype in ("float16", "int32"):
+        with pytest.raises(ValueError, match="float32 at least"):
+            make(build=None, dtype=dtype)
+
+
+def test_refuses_other_forms_of_teachers_and_classes(loss_class, make):
+    if not issubclass(loss_class, kd.losses.LogitLoss):
+        pytest.skip("It compares features.")
+    with pytest.raises(ValueError, match="from_logits='no'"):
+        make(build=None, from_logits="no")
+    for classes in ([True, False], [0.5, 1], "01"):
+        with pytest.raises(ValueError, match="whole numbers"):
+            make(build=None, class_map=classes)
 
 
 def test_refuses_a_projector_that_is_no_layer(make):
