@@ -268,6 +268,8 @@ def test_computes_in_float32_under_float16(make):
         keras.config.set_floatx(floatx)
 
 
+# NumPy says so, too.
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("who", ["teacher", "student"])
 def test_shows_what_is_not_a_number(loss_class, make, pair, who):
     if who == "teacher" and loss_class.__name__ in TEACHER_WITHOUT_NAN:
