@@ -31,6 +31,10 @@ class MultiLevelLogits(LogitLoss):
     weak view's logits for the strong view at two of the temperatures; and
     never adds the strong view's correlations. None of it is done here.
 
+    The part of the classes grows with `(batch / classes)**2`. The authors
+    weighed it on batches of 64 for 100 classes: with few classes, take smaller
+    batches or another loss, as it outweighs the rest.
+
     Each place of a sequence, or of a map, is an example of its own. A mask
     leaves places out of the mean, but not out of the correlations.
 
