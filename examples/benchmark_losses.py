@@ -36,7 +36,7 @@ from torch import nn
 import keras_distill as kd
 
 LIMIT = 1.5
-BATCH, CLASSES, SIZE, CHANNELS, FEATURES = 256, 100, 8, 64, 128
+BATCH, CLASSES, SIZE, CHANNELS, FEATURES = 256, 1000, 8, 64, 512
 SHAPES = {
     "logits": (BATCH, CLASSES),
     "maps": (BATCH, SIZE, SIZE, CHANNELS),

@@ -1,9 +1,10 @@
 """The losses of `keras_distill` once more, in plain PyTorch.
 
 For `benchmark_losses.py`, which checks that both give the same values and
-gradients, and compares how long they take. Written from the papers' formulas,
-as short as they get, and with nothing in them but what a training run on
-ordinary values needs: no guards for extreme logits, no checks, no options.
+gradients, and compares how long they take. Written from the papers' formulas as
+one would in NumPy: no checks, no options, and no fused losses of
+`torch.nn.functional`. As in the library, a class that both rule out with a
+logit of minus infinity counts for nothing.
 
 `t` is the teacher's tensor, `s` the student's, `y` labels. Logits are `(batch,
 classes)`, feature maps `(batch, channels, height, width)`, vectors `(batch,
@@ -24,8 +25,13 @@ from torch import Tensor
 # Logits
 
 
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().mean()
+
+
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+    p = log_p.exp()
+    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1).mean()
 
 
 def soft_targets(t: Tensor, s: Tensor, temperature: Any = 4.0) -> Tensor:
@@ -36,10 +42,14 @@ def soft_targets(t: Tensor, s: Tensor, temperature: Any = 4.0) -> Tensor:
 
 def binary_soft_targets(t: Tensor, s: Tensor, temperature: float) -> Tensor:
     t, s = t / temperature, s / temperature
-    p = t.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(s, p)
-    entropy = F.binary_cross_entropy_with_logits(t, p)
-    return temperature**2 * (cross - entropy)
+    parts = []
+    for log_p, log_q in (
+        (F.logsigmoid(t), F.logsigmoid(s)),
+        (F.logsigmoid(-t), F.logsigmoid(-s)),
+    ):
+        p = log_p.exp()
+        parts.append(torch.where(p == 0, 0.0, p * (log_p - log_q)))
+    return temperature**2 * (parts[0] + parts[1]).mean()
 
 
 def logit_matching(t: Tensor, s: Tensor) -> Tensor:
@@ -72,17 +82,20 @@ def normalized(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
 
 
 def weighted(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
-    behind = F.cross_entropy(s, y, reduction="none")
-    ahead = F.cross_entropy(t, y, reduction="none")
+    behind, ahead = (
+        -F.log_softmax(x, -1).gather(1, y[:, None])[:, 0] for x in (s, t)
+    )
     weight = 1 - torch.exp(-behind / (ahead + 1e-7)).detach()
-    soft = F.cross_entropy(s / 4.0, F.softmax(t / 4.0, -1), reduction="none")
+    p, log_q = F.softmax(t / 4.0, -1), F.log_softmax(s / 4.0, -1)
+    soft = -torch.where(p == 0, 0.0, p * log_q).sum(-1)
     return 16.0 * (weight * soft).mean()
 
 
 def one_for_all(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
     label = F.one_hot(y, t.shape[-1])
     target = (F.softmax(t, -1) + label) ** 1.5 - label
-    return -(target * F.log_softmax(s, -1)).sum(-1).mean()
+    shares = torch.where(target == 0, 0.0, target * F.log_softmax(s, -1))
+    return -shares.sum(-1).mean()
 
 
 def corrected_teacher(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
@@ -97,14 +110,23 @@ def corrected_teacher(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
 
 
 def teacher_free(t: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    # Of the label's and of any other class's two numbers: over all classes,
+    # rounding adds up.
     classes = t.shape[-1]
-    virtual = torch.full_like(t, math.log(0.01 / (classes - 1)))
-    virtual.scatter_(1, y[:, None], math.log(0.99))
-    return soft_targets(virtual, s, 20.0)
+    label = math.log(0.99) / 20.0
+    other = math.log(0.01 / (classes - 1)) / 20.0
+    total = math.log(math.exp(label) + (classes - 1) * math.exp(other))
+    label, other = label - total, other - total
+    log_q = F.log_softmax(s / 20.0, -1)
+    own = log_q.gather(1, y[:, None])[:, 0]
+    every = math.exp(other) * (other - log_q).sum(-1)
+    change = math.exp(label) * (label - own) - math.exp(other) * (other - own)
+    return 400.0 * (every + change).mean()
 
 
 def hard_targets(t: Tensor, s: Tensor) -> Tensor:
-    return F.cross_entropy(s, t.argmax(-1))
+    decision = t.argmax(-1, keepdim=True)
+    return -F.log_softmax(s, -1).gather(1, decision).mean()
 
 
 def curriculum(t: Tensor, s: Tensor, theta: Tensor) -> Tensor:
@@ -182,17 +204,17 @@ def sampled(t: Tensor, s: Tensor, drawn: Tensor | None = None) -> Tensor:
 
 
 def hint(t: Tensor, s: Tensor) -> Tensor:
-    return F.mse_loss(s, t)
+    return mean_square(s, t)
 
 
 def attention_transfer(t: Tensor, s: Tensor) -> Tensor:
     t, s = (F.normalize(x.square().mean(1).flatten(1)) for x in (t, s))
-    return F.mse_loss(s, t)
+    return mean_square(s, t)
 
 
 def channel_wise(t: Tensor, s: Tensor) -> Tensor:
     log_p, log_q = (F.log_softmax(x.flatten(2), -1) for x in (t, s))
-    return divergence(log_p, log_q) / t.shape[1]
+    return divergence(log_p, log_q)
 
 
 def flow_of_solution(t: Sequence[Tensor], s: Sequence[Tensor]) -> Tensor:
@@ -202,7 +224,7 @@ def flow_of_solution(t: Sequence[Tensor], s: Sequence[Tensor]) -> Tensor:
             torch.einsum("bchw,bdhw->bcd", x[i], x[j]) / x[i][0, 0].numel()
             for x in (t, s)
         ]
-        total = total + F.mse_loss(*flows)
+        total = total + mean_square(*flows)
     return total
 
 
@@ -229,12 +251,12 @@ def pearson_maps(t: Tensor, s: Tensor) -> Tensor:
         (x - x.mean(axes, keepdim=True)) / (x.std(axes, keepdim=True) + 1e-6)
         for x in (t, s)
     )
-    return F.mse_loss(s, t) / 2
+    return mean_square(s, t) / 2
 
 
 def similarity(t: Tensor, s: Tensor) -> Tensor:
     t, s = (F.normalize(x @ x.T) for x in (t.flatten(1), s.flatten(1)))
-    return F.mse_loss(s, t)
+    return mean_square(s, t)
 
 
 def correlation(t: Tensor, s: Tensor, embed_t: Any, embed_s: Any) -> Tensor:
@@ -247,7 +269,7 @@ def kernel_congruence(t: Tensor, s: Tensor) -> Tensor:
     for x in (F.normalize(t), F.normalize(s)):
         products = 0.8 * (x @ x.T)
         kernels.append(math.exp(-0.8) * (1 + products + products.square() / 2))
-    return F.mse_loss(*kernels)
+    return mean_square(*kernels)
 
 
 def relational_distance(t: Tensor, s: Tensor) -> Tensor:
@@ -293,7 +315,7 @@ def contrastive(t: Tensor, s: Tensor, embed_t: Any, embed_s: Any) -> Tensor:
 
 def softmax_regression(t: Tensor, s: Tensor, connect: Any, head: Any) -> Tensor:
     t, s = t.mean((2, 3)), connect(s).mean((2, 3))
-    return F.mse_loss(s, t) + F.mse_loss(head(s), head(t))
+    return mean_square(s, t) + mean_square(head(s), head(t))
 
 
 def semantic_calibration(
@@ -319,11 +341,11 @@ def semantic_calibration(
 
 
 def hierarchical(t: Tensor, s: Tensor) -> Tensor:
-    value, total, share = F.mse_loss(s, t), 1.0, 1.0
+    value, total, share = mean_square(s, t), 1.0, 1.0
     for size in (4, 2, 1):
         share /= 2
         pooled = [F.adaptive_avg_pool2d(x, size) for x in (s, t)]
-        value = value + share * F.mse_loss(*pooled)
+        value = value + share * mean_square(*pooled)
         total += share
     return value / total
 
@@ -360,7 +382,7 @@ def class_attention(t: Tensor, s: Tensor) -> Tensor:
         F.normalize(F.adaptive_avg_pool2d(x, 2).flatten(2), dim=-1)
         for x in (t, s)
     )
-    return F.mse_loss(s, t)
+    return mean_square(s, t)
 
 
 def factor_transfer(

@@ -9,7 +9,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.losses.base import LayerName, TemperedLogitLoss, Tensor
+from keras_distill.losses.base import (
+    LayerName,
+    TemperedLogitLoss,
+    Tensor,
+    of_label,
+)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -114,16 +119,14 @@ class OneForAll(TemperedLogitLoss):
         """Values of shape `(batch, ...)`."""
         log_p = ops.log_softmax(teacher / self.temperature, axis=-1)
         log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        is_label = ops.one_hot(labels, student.shape[-1], dtype="bool")
-        # Exact for small probabilities, as (1 + p)**e - 1 isn't.
-        weights = ops.where(
-            is_label,
-            ops.expm1(self.modulation * ops.log1p(ops.exp(log_p))),
-            ops.exp(self.modulation * log_p),
-        )
+        weights = ops.exp(self.modulation * log_p)
         # A class that is masked with -inf has a share of zero.
         shares = ops.where(weights == 0, 0.0, weights * log_q)
-        return -ops.sum(shares, axis=-1)
+        p, own = ops.exp(of_label(log_p, labels)), of_label(weights, labels)
+        # Exact for small probabilities, as (1 + p)**e - 1 isn't.
+        more = ops.expm1(self.modulation * ops.log1p(p)) - own
+        label = ops.where(more == 0, 0.0, more * of_label(log_q, labels))
+        return -ops.sum(shares, axis=-1) - label
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -14,7 +14,7 @@ from keras_distill.losses.base import (
     Shape,
     TemperedLogitLoss,
     Tensor,
-    divergence,
+    of_label,
 )
 
 
@@ -121,10 +121,17 @@ class TeacherFree(TemperedLogitLoss):
             * (classes - 1)
             / (1 - self.correct_probability)
         )
-        virtual = lead * ops.one_hot(labels, classes, dtype=student.dtype)
-        log_p = ops.log_softmax(virtual / self.temperature, axis=-1)
+        # The virtual teacher says two numbers: of the label, of any other.
+        lead = lead / self.temperature
+        total = ops.log(ops.exp(lead) + (classes - 1))
         log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        return self.temperature**2 * divergence(log_p, log_q)
+        own = of_label(log_q, labels)
+        # As if none were the label. Differences before sums: they are small.
+        others = ops.exp(-total) * ops.sum(-total - log_q, axis=-1)
+        label = ops.exp(lead - total) * (lead - total - own)
+        return self.temperature**2 * (
+            others + label - ops.exp(-total) * (-total - own)
+        )
 
     def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
         """Raise where the label wouldn't be the likeliest of the classes."""
