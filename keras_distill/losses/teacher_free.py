@@ -121,16 +121,16 @@ class TeacherFree(TemperedLogitLoss):
             * (classes - 1)
             / (1 - self.correct_probability)
         )
-        # The virtual teacher says two numbers: of the label, of any other.
+        # The virtual teacher says two numbers: of the label, of any other. To
+        # take the differences before their sum loses less in rounding.
         lead = lead / self.temperature
-        total = ops.log(ops.exp(lead) + (classes - 1))
-        log_q = ops.log_softmax(student / self.temperature, axis=-1)
-        own = of_label(log_q, labels)
-        # As if none were the label. Differences before sums: they are small.
-        others = ops.exp(-total) * ops.sum(-total - log_q, axis=-1)
-        label = ops.exp(lead - total) * (lead - total - own)
+        log_other = -ops.log(ops.exp(lead) + (classes - 1))
+        log_label = lead + log_other
+        ahead = log_other - ops.log_softmax(student / self.temperature, axis=-1)
+        own = of_label(ahead, labels)
+        others = ops.exp(log_other) * (ops.sum(ahead, axis=-1) - own)
         return self.temperature**2 * (
-            others + label - ops.exp(-total) * (-total - own)
+            others + ops.exp(log_label) * (lead + own)
         )
 
     def check_shapes(self, teacher_shape: Shape, student_shape: Shape) -> None:
