@@ -44,8 +44,7 @@ def average_heads(
         ...     "class": keras.layers.Dense(3)(hidden),
         ...     "distillation": keras.layers.Dense(3)(hidden)})
         >>> distiller = kd.Distiller(
-        ...     teacher, student, hard_label_weight=0.5,
-        ...     losses=kd.losses.HardTargets(
+        ...     teacher, student, losses=kd.losses.HardTargets(
         ...         student_layer_name="distillation"))
         >>> distiller.compile(loss={"class": kd.HardLabels()}, metrics=None)
         >>> inputs = np.random.default_rng(0).normal(size=(8, 4))

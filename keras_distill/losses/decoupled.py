@@ -74,7 +74,7 @@ class DecoupledSoftTargets(TemperedLogitLoss):
         >>> distiller = kd.Distiller(
         ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
         ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
-        ...     loss, hard_label_weight=1.0)
+        ...     loss)
         >>> def warm_up(epoch, logs=None):
         ...     distiller.loss_weights = [min(epoch / 20, 1.0)]
         >>> callback = keras.callbacks.LambdaCallback(on_epoch_begin=warm_up)
