@@ -15,6 +15,8 @@ if keras.backend.backend() == "jax":
     import jax
 
     CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+    # To compile takes most of the time; what is compiled runs once or twice.
+    jax.config.update("jax_disable_most_optimizations", True)
     # Many tests compile the same small programs.
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
