@@ -269,6 +269,26 @@ def prepared_teacher(path, data, seed, epochs):
     return teacher
 
 
+def settings(options):
+    """What runs must have in common to stand in one table."""
+    kept = ("epochs", "images", "teacher_images", "teacher_epochs")
+    return {
+        **{name: getattr(options, name) for name in (*kept, "test_images")},
+        "backend": keras.backend.backend(),
+    }
+
+
+def check(path, options):
+    """Raise where a finished run had other settings."""
+    found = json.loads(path.read_text()).get("settings")
+    if found != settings(options):
+        raise SystemExit(
+            f"{path} is of a run with other settings. Received: "
+            f"{settings(options)}, there {found}. Pass another --out, or "
+            "remove the file."
+        )
+
+
 def write(path, save):
     """A file that is there whole, or not at all."""
     part = path.with_name(f"part-{os.getpid()}-{path.name}")
@@ -292,9 +312,6 @@ def measure(run, teacher, data, test, seed, epochs):
         "parameters": trained.count_params(),
         "seconds": round(seconds, 1),
         "seed": seed,
-        "epochs": epochs,
-        "images": len(data[0]),
-        "backend": keras.backend.backend(),
         "keras": keras.__version__,
     }
 
@@ -336,21 +353,28 @@ def table(out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=pathlib.Path, default="compare")
-    parser.add_argument(
-        "--data", help="an .npz of x_train, y_train, x_test and y_test"
-    )
+    out, data = "folder of the results", "file to read instead of downloading"
+    parser.add_argument("--out", type=pathlib.Path, default="compare", help=out)
+    parser.add_argument("--data", metavar="NPZ", help=data)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=list(runs()))
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--teacher-images", type=int, default=20000)
-    parser.add_argument("--teacher-epochs", type=int, default=8)
-    parser.add_argument("--test-images", type=int, default=10000)
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD", choices=list(runs()),
+        help=f"some of: {', '.join(runs())}",
+    )  # fmt: skip
+    for name, default in (
+        ("epochs", 60),
+        ("images", 2000),
+        ("teacher-images", 20000),
+        ("teacher-epochs", 8),
+        ("test-images", 10000),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"default: {default}"
+        )
     options = parser.parse_args()
     (x, y), test = load(options.data)
     test = tuple(part[: options.test_images] for part in test)
-    split = options.teacher_images
+    split, taught = options.teacher_images, options.teacher_epochs
     known = x[:split], y[:split]
     data = x[split:][: options.images], y[split:][: options.images]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -358,17 +382,18 @@ def main():
         for name in options.methods or runs():
             path = options.out / f"{name.replace(' ', '_')}-{seed}.json"
             if path.exists():
+                check(path, options)
                 continue
             teacher = prepared_teacher(
-                options.out / f"teacher-{seed}.keras",
+                options.out / f"teacher-{seed}-{split}-{taught}.keras",
                 known,
                 seed,
-                options.teacher_epochs,
+                taught,
             )
             record = measure(
                 runs()[name], teacher, data, test, seed, options.epochs
             )
-            record["method"] = name
+            record |= {"method": name, "settings": settings(options)}
             text = json.dumps(record, indent=1)
             write(path, lambda part, text=text: part.write_text(text))
             print(f"{name}, seed {seed}: {record['accuracy']:.4f}", flush=True)

@@ -48,7 +48,8 @@ def reuse_classifier(
 
     Returns:
         A Functional model. Train it with a `Hint` between
-        `teacher_layer_name` and `"projector"`.
+        `teacher_layer_name` and `"projector"`, with a weight of 1 and none for
+        the hard labels, as in the example.
 
     Raises:
         ValueError: If there is no such layer, it isn't part of the model's own

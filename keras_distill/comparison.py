@@ -280,8 +280,8 @@ def _fit_pair(
             raise ValueError(
                 f"The shapes that {type(loss).__name__} compares are "
                 "unknown before the models run. Received: "
-                "projector='auto'. Call subclassed models on a batch "
-                "first, or pass a layer."
+                "projector='auto'. Pass a layer if the teacher's outputs are "
+                "stored; otherwise call subclassed models on a batch first."
             )
         layer = loss.make_projector(teacher, student)
     if layer is not None:

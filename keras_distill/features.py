@@ -43,7 +43,8 @@ class TransferBatch(NamedTuple):
         >>> import numpy as np
         >>> images = np.zeros((4, 8, 8, 1), "float32")
         >>> logits = np.zeros((4, 10), "float32")
-        >>> batch = TransferBatch(images, logits)
+        >>> import keras_distill as kd
+        >>> batch = kd.TransferBatch(images, logits)
         >>> batch.teacher_features
         {}
     """

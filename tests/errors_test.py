@@ -153,6 +153,8 @@ def test_hard_labels_weigh_as_in_the_papers():
     assert weight(hint) == 1.0
     assert weight(hint, kd.losses.SoftTargets()) == pytest.approx(0.1)
     assert weight(kd.losses.TeacherFree()) == pytest.approx(0.9)
+    inside = kd.losses.DecoupledSoftTargets()
+    assert weight(kd.losses.StandardizedLogits(inside)) == 1.0
 
 
 def test_losses_that_are_not_one_number():

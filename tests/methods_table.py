@@ -152,7 +152,7 @@ def simkd():
             "one pair",
             "own parts",
             "–",
-            "0",
+            "–",
         )
     ]
 

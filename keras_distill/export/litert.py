@@ -130,12 +130,13 @@ def export_litert(
             what Keras returns.
 
     Example:
-        >>> import pathlib, tempfile
+        >>> import keras, pathlib, tempfile
+        >>> import keras_distill as kd
         >>> student = keras.Sequential(
         ...     [keras.Input((8,), name="pixels"), keras.layers.Dense(3)]
         ... )
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> artifact = export_litert(student, folder / "student.tflite")
+        >>> artifact = kd.export_litert(student, folder / "student.tflite")
         >>> artifact.inputs
         (TensorInfo(name='pixels', shape=(1, 8), dtype='float32'),)
         >>> artifact.predict(np.zeros((5, 8), "float32")).shape

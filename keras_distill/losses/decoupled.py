@@ -36,10 +36,11 @@ class DecoupledSoftTargets(TemperedLogitLoss):
         and 1 for the first, it is `SoftTargets`.
 
     Args:
-        target_weight: Weight of the label's part, not negative.
-        non_target_weight: Weight of the other classes' part, not negative. On
-            CIFAR-100 the paper takes 2, 6 or 8, more for more different
-            models.
+        target_weight: The paper's alpha, weight of the label's part, not
+            negative.
+        non_target_weight: Its beta, weight of the other classes' part, not
+            negative. On CIFAR-100 the paper takes 2, 6 or 8, more for more
+            different models.
         temperature: `T`, above 0. `self.temperature` is a variable: a callback
             may set it between epochs.
         teacher_layer_name: As in `DistillationLoss`.

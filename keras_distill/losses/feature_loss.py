@@ -316,8 +316,14 @@ def frozen_copy(layer: keras.Layer) -> keras.Layer:
         layer: A built layer or model.
 
     Raises:
+        TypeError: If it is no layer.
         ValueError: If it isn't built, so that there are no weights to copy.
     """
+    if not isinstance(layer, keras.Layer):
+        raise TypeError(
+            "A loss copies the weights of a layer or model. Received: "
+            f"{layer!r} of type {type(layer).__name__}. Pass one keras.Layer."
+        )
     if not layer.built:
         raise ValueError(
             "A loss copies the weights of the layer that it is given. "

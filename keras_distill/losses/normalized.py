@@ -33,7 +33,8 @@ class NormalizedSoftTargets(TemperedLogitLoss):
         `s` the softmax over `T` of their logits without the label's.
 
     Args:
-        non_target_weight: Weight of the other classes' part, not negative.
+        non_target_weight: The paper's gamma, weight of the other classes'
+            part, not negative.
         temperature: `T` of the other classes, above 0. `self.temperature` is a
             variable: a callback may set it between epochs.
         teacher_layer_name: As in `DistillationLoss`.

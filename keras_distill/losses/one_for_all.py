@@ -33,7 +33,7 @@ class OneForAll(TemperedLogitLoss):
         `q`. As in the official code there is no square of the temperature.
 
     Args:
-        modulation: Above 0. The paper takes 1 to 1.5.
+        modulation: The paper's gamma, above 0. It takes 1 to 1.5.
         temperature: `T`, above 0. `self.temperature` is a variable: a callback
             may set it between epochs.
         teacher_layer_name: As in `DistillationLoss`.

@@ -21,7 +21,8 @@ class StandardizedLogits(LogitLoss):
 
     What the loss inside needs, such as hard labels, this one needs. Its weight
     in a `Distiller` is the authors' for soft targets and for decoupled soft
-    targets.
+    targets; that of the hard labels is the one of `loss`, whose temperature is
+    `self.loss.temperature`.
 
     Formula:
         `loss(s(teacher), s(student))` with `s(z) = (z - mean(z)) / (1e-7 +
@@ -42,7 +43,8 @@ class StandardizedLogits(LogitLoss):
         dtype: That of `loss`, or `None` for it.
 
     Shapes:
-        Those of `loss`.
+        Those of `loss`, but no stored targets of few classes, whose mean and
+        spread aren't known.
 
     Raises:
         TypeError: If `loss` isn't a `LogitLoss`.
@@ -92,6 +94,7 @@ class StandardizedLogits(LogitLoss):
                 f"dtype={dtype!r}, and a loss with dtype={loss.dtype!r}. Give "
                 "the dtype to the loss inside."
             )
+        self.default_hard_label_weight = loss.default_hard_label_weight
         self.uses_labels = loss.uses_labels
         self.uses_sample_ids = loss.uses_sample_ids
         self.relates_examples = loss.relates_examples
