@@ -29,7 +29,7 @@ _MOST_CLASSES = 2**24
 class SparseTargets(NamedTuple):
     """A teacher's greatest logits, and what it gives to all other classes.
 
-    `SparseSoftTargets.targets` makes them. Store these three arrays instead of
+    `SparseSoftTargets.targets` makes them. Store these four arrays instead of
     the teacher's logits, and pass `TransferBatch(x, SparseTargets(...))`.
 
     Attributes:
@@ -37,7 +37,9 @@ class SparseTargets(NamedTuple):
         logits: Their logits `(batch, ..., k)`, not yet divided by the
             temperature.
         log_rest: Logarithm of the sum of `exp(logit / temperature)` over all
-            other classes, `(batch, ...)`. It holds for one temperature.
+            other classes, `(batch, ...)`.
+        temperature: The temperature that it holds for, `(batch, ...)`. Where
+            a loss that needs `log_rest` has another, its value is NaN.
 
     Example:
         >>> import keras_distill as kd
@@ -50,6 +52,7 @@ class SparseTargets(NamedTuple):
     indices: Tensor
     logits: Tensor
     log_rest: Tensor
+    temperature: Tensor
 
 
 class SampledTargets(NamedTuple):
@@ -166,8 +169,8 @@ class SparseSoftTargets(_FewClasses):
       to all other classes then costs nothing, and it may give them any.
 
     With a live teacher it takes the `k` itself. `targets` makes what to store
-    instead, for a `TransferBatch`. Targets are made for one temperature: a
-    callback that sets it needs a live teacher.
+    instead, for a `TransferBatch`. Where the other classes count, it is made
+    for one temperature: a callback that sets it needs a live teacher.
 
     Formula:
         `T**2 * sum_c p_c * (log p_c - log q_c)`, with `p` the softmax of the
@@ -191,9 +194,9 @@ class SparseSoftTargets(_FewClasses):
 
     Shapes:
         Teacher `(batch, ..., classes)`, or `SparseTargets` of shapes `(batch,
-        ..., k)` twice and `(batch, ...)`; student `(batch, ..., classes)`;
-        values `(batch, ...)`. Stored targets are never made as large as the
-        student's logits.
+        ..., k)` and `(batch, ...)`, twice each; student `(batch, ...,
+        classes)`; values `(batch, ...)`. Stored targets are never made as large
+        as the student's logits.
 
     Raises:
         ValueError: If `k` is below 1 or above the number of classes, `missing`
@@ -272,14 +275,15 @@ class SparseSoftTargets(_FewClasses):
             )
 
     def _wanted(self, places: Shape) -> tuple[Shape, ...]:
-        return (*places, self.k), (*places, self.k), places
+        return (*places, self.k), (*places, self.k), places, places
 
     def _few(self, teacher: Tensor) -> SparseTargets:
         logits, indices = ops.top_k(teacher, self.k)
         # One less the sum of what was kept would be lost in rounding.
         others = _without(teacher / self.temperature, indices)
         rest = ops.logsumexp(others, axis=-1)
-        return SparseTargets(indices, logits, rest)
+        temperature = ops.ones_like(rest) * self.temperature
+        return SparseTargets(indices, logits, rest, temperature)
 
     def _compare_few(self, targets: SparseTargets, student: Tensor) -> Tensor:
         indices = ops.cast(targets.indices, "int32")
@@ -298,7 +302,9 @@ class SparseSoftTargets(_FewClasses):
         if self.missing == "spread":
             uneven = _unevenness(others, log_others, self.k)
             value = value + ops.exp(log_p[..., -1]) * uneven
-        return self.temperature**2 * value
+        # As exact as a temperature that was stored in float16.
+        apart = ops.abs(targets.temperature / self.temperature - 1) > 1e-3
+        return self.temperature**2 * ops.where(apart, math.nan, value)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

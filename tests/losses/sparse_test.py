@@ -116,9 +116,8 @@ def test_golden_value_in_float32(sequences, missing, store):
     if store:
         teacher = stored(loss.targets(teacher))
         assert [part.shape for part in teacher] == [
-            (2, 5, 5),
-            (2, 5, 5),
-            (2, 5),
+            *[(2, 5, 5)] * 2,
+            *[(2, 5)] * 2,
         ]
     value = mean(evaluate(loss, teacher, student))
     assert value == pytest.approx(GOLDEN[missing], rel=1e-5)
@@ -247,6 +246,27 @@ def test_masked_classes_count_for_nothing(gradient, missing):
     assert np.all(slope[np.isinf(student)] == 0)
 
 
+@pytest.mark.parametrize("missing", ["tail", "spread"])
+def test_targets_of_another_temperature_are_seen(missing):
+    teacher = random(4, 8)
+    targets = SparseSoftTargets(2, 1.0, missing).targets(teacher)
+    loss = SparseSoftTargets(2, 4.0, missing, reduction=None)
+    assert np.all(np.isnan(evaluate(loss, stored(targets), teacher)))
+    loss.temperature = 1.0
+    assert np.all(np.isfinite(evaluate(loss, stored(targets), teacher)))
+
+
+def test_targets_of_the_kept_alone_hold_at_any_temperature():
+    teacher, student = random(4, 8), random(4, 8, seed=1)
+    loss = SparseSoftTargets(2, 4.0, "teacher_renormalized")
+    targets = SparseSoftTargets(2, 1.0).targets(teacher)
+    np.testing.assert_allclose(
+        evaluate(loss, stored(targets), student),
+        evaluate(loss, teacher, student),
+        rtol=1e-6,
+    )
+
+
 def test_half_precision_holds_stored_targets():
     teacher, student = random(4, 8), random(4, 8, seed=1)
     loss = SparseSoftTargets(8)
@@ -256,6 +276,7 @@ def test_half_precision_holds_stored_targets():
         targets.logits.astype("float16"),
         # There is no rest, whose logarithm goes to minus infinity.
         np.full(4, -np.inf, "float16"),
+        targets.temperature.astype("float16"),
     )
     value = evaluate(loss, small, student)
     assert value == pytest.approx(evaluate(loss, teacher, student), rel=2e-3)
