@@ -8,7 +8,10 @@ from keras_distill.classifier_reuse import (
 )
 from keras_distill.distiller import Distiller as Distiller
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
+from keras_distill.export import Metadata as Metadata
+from keras_distill.export import Quantization as Quantization
 from keras_distill.export import export_litert as export_litert
+from keras_distill.export import layer_errors as layer_errors
 from keras_distill.features import TransferBatch as TransferBatch
 from keras_distill.hard_labels import HardLabelAccuracy as HardLabelAccuracy
 from keras_distill.hard_labels import HardLabels as HardLabels
@@ -18,10 +21,13 @@ __all__ = [
     "HardLabelAccuracy",
     "HardLabels",
     "LiteRTArtifact",
+    "Metadata",
+    "Quantization",
     "TransferBatch",
     "average_heads",
     "export",
     "export_litert",
+    "layer_errors",
     "losses",
     "reuse_classifier",
 ]

@@ -54,6 +54,7 @@ ALLOWED = {
     "checks": {"defaults", "features", "losses.base"},
     "export": {"export"},
     "export.*": {"export"},
+    "export.worker": {"export.processes"},
 }
 
 

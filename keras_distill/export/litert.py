@@ -2,110 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
-import pickle
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import types
-from typing import Any
+from typing import Any, cast
 
 import keras
-import numpy as np
 
-from keras_distill.export import litert_runner
-from keras_distill.export.parity import require_parity, run_on_examples
-from keras_distill.export.signature import (
-    TensorInfo,
-    describe_inputs,
-    layers_of,
-    name_tensors,
+from keras_distill.export import processes, runner
+from keras_distill.export.artifact import LiteRTArtifact, with_details
+from keras_distill.export.examples import as_examples
+from keras_distill.export.flatbuffer import with_facts
+from keras_distill.export.float_file import (
+    FloatFile,
+    make_float_file,
+    require_exportable,
+    require_outside_worker,
+    require_packages,
 )
-from keras_distill.export.student_folder import (
-    float32_model,
-    import_places,
-    is_keras,
-    save_student,
+from keras_distill.export.metadata import Metadata
+from keras_distill.export.quantized_file import (
+    Calibrated,
+    LayerError,
+    QuantizedFile,
+    calibrate,
+    layer_errors_of,
+    quantize_file,
 )
+from keras_distill.export.schemes import Quantization, as_quantization
+from keras_distill.export.signature import TensorInfo, layers_of
 
-# Marks a worker, so that a script that it imports can't export again.
-_IN_WORKER = "KERAS_DISTILL_EXPORT_WORKER"
-
-
-@dataclasses.dataclass(frozen=True)
-class LiteRTArtifact:
-    """A LiteRT file that was checked against its student.
-
-    Attributes:
-        path: Where the file is.
-        size: The file's size in bytes.
-        inputs: The inputs' names, shapes and dtypes.
-        outputs: The outputs' names, shapes and dtypes.
-        max_error: Largest absolute difference from Keras that the check saw,
-            relative to the range of the output that it was seen in.
-        input_names: Names of the inputs, in the structure of the student's
-            inputs.
-        output_names: Names of the outputs, in the structure of the student's
-            outputs.
-    """
-
-    path: pathlib.Path
-    size: int
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    max_error: float
-    input_names: Any
-    output_names: Any
-
-    def predict(self, x: Any) -> Any:
-        """Run the file on the LiteRT interpreter.
-
-        The counterpart of `student.predict`, so that the two can be compared
-        on data of the user's. The file has a batch of 1, so the examples run
-        one after the other.
-
-        Args:
-            x: A batch of any size: an array, or arrays in the structure of the
-                student's inputs.
-
-        Returns:
-            NumPy arrays, in the structure of the student's outputs.
-
-        Raises:
-            ValueError: If `x` isn't of the structure or shapes of `inputs`.
-            TypeError: If an array would lose values as the input's dtype.
-        """
-        keras.tree.assert_same_structure(self.input_names, x)
-        arrays = map(np.asarray, keras.tree.flatten(x))
-        batch = {
-            info.name: _as_input(array, info)
-            for info, array in zip(self.inputs, arrays, strict=True)
-        }
-        outputs = litert_runner.run(str(self.path), batch)
-        return keras.tree.map_structure(outputs.__getitem__, self.output_names)
+_PACKAGES = {
+    "tensorflow": "tensorflow",
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+}
 
 
 def export_litert(
-    student: keras.Model, path: str | os.PathLike[str]
+    student: keras.Model,
+    path: str | os.PathLike[str],
+    quantization: Quantization | str | None = None,
+    *,
+    calibration_data: Any = None,
+    batch_size: int | None = 1,
+    signature: str = "serving_default",
+    allow_flex: bool = False,
+    metadata: Metadata | None = None,
 ) -> LiteRTArtifact:
-    """Write a student as a float32 LiteRT file, and check the file.
+    """Write a student as a LiteRT file, and check the file.
 
     A phone or a board runs the file, not Keras, so the file counts as written
     once the LiteRT interpreter returned what Keras returns on random inputs.
     The student may live on TensorFlow, JAX or PyTorch: it is saved, and a
-    process with Keras on TensorFlow converts it; that takes about ten seconds.
+    process with Keras on TensorFlow converts it. The first export of a program
+    waits some seconds for that process to start; later ones find it there.
 
-    The file has a batch of 1, LiteRT's built-in operations only and one
-    signature. A student of another precision (`mixed_float16`, `bfloat16`) is
-    exported in float32, and compared with a float32 copy of itself on the
-    caller's backend. A float32 student is compared as it is. Both run on the
-    CPU, where float32 is exact. The student isn't changed in any way.
+    A student of another precision (`mixed_float16`, `bfloat16`) is exported in
+    float32, and compared with a float32 copy of itself on the caller's backend.
+    A float32 student is compared as it is. Both run on the CPU, where float32
+    is exact. A quantised file is made from the float32 one, and compared with
+    it. The student isn't changed in any way.
 
     The process imports the modules that define custom layers. A script that
     defines some is imported as `multiprocessing` does it, with Keras on
@@ -117,90 +76,174 @@ def export_litert(
             float32.
         path: Where the file goes; it ends in `.tflite`. A file that is there
             is replaced only by one that passed the check.
+        quantization: A scheme's name, such as "int8", "dynamic_int8" or
+            "float16"; or a `Quantization`, which lists them all. None is
+            float32.
+        calibration_data: Some hundred examples like those of the device, for
+            the ranges of a static scheme (`int8`, `int16x8`): inputs in the
+            structure of the student's, or a data set of batches. Other schemes
+            are only compared on it.
+        batch_size: The file's batch size; None for any, which some runtimes
+            don't support, nor do recurrent layers.
+        signature: Name of the file's signature.
+        allow_flex: Whether the file may have operations of TensorFlow where
+            LiteRT has none of its own. A runtime needs the Flex delegate then.
+        metadata: Labels, normalisation and whatever else the file shall say of
+            itself.
 
     Returns:
-        The artifact: the file's path, size, inputs, outputs and error.
+        The artifact: the file's path, size, inputs, outputs and errors.
 
     Raises:
         TypeError: If the student isn't a Keras model.
-        ValueError: If the student or the path can't be exported: unbuilt,
-            quantized, stateful, without fixed shapes, or with a Lambda layer.
-        ImportError: If TensorFlow or ai-edge-litert isn't installed.
-        RuntimeError: If the conversion failed, or if the file doesn't return
-            what Keras returns.
+        ValueError: If the student, the path or the data can't be exported:
+            unbuilt, quantized, stateful, without fixed shapes, or with a Lambda
+            layer; a static scheme without calibration data.
+        ImportError: If TensorFlow, ai-edge-litert or ai-edge-quantizer isn't
+            installed.
+        RuntimeError: If the conversion or quantisation failed, or if the file
+            doesn't return what Keras returns.
 
     Example:
-        >>> import keras, pathlib, tempfile
+        >>> import keras, numpy as np, pathlib, tempfile
         >>> import keras_distill as kd
         >>> student = keras.Sequential(
         ...     [keras.Input((8,), name="pixels"), keras.layers.Dense(3)]
         ... )
         >>> folder = pathlib.Path(tempfile.mkdtemp())
         >>> artifact = kd.export_litert(student, folder / "student.tflite")
-        >>> artifact.inputs
-        (TensorInfo(name='pixels', shape=(1, 8), dtype='float32'),)
+        >>> artifact.inputs[0].name, artifact.inputs[0].shape
+        ('pixels', (1, 8))
         >>> artifact.predict(np.zeros((5, 8), "float32")).shape
         (5, 3)
     """
     path = pathlib.Path(path)
-    _require_outside_worker()
+    quantization = as_quantization(quantization)
+    require_outside_worker()
     _require_writable(path)
-    _require_packages()
-    _require_exportable(student)
-    input_names, inputs = describe_inputs(student)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary)
-        custom_objects = save_student(student, folder / "student")
-        places, script = import_places(custom_objects)
-        reference = float32_model(student, folder / "student", custom_objects)
-        batch, expected = run_on_examples(
-            student, reference, input_names, inputs
-        )
-        output_names = name_tensors(expected, "output")
-        request = {
-            "custom_objects": places,
-            "main_script": script,
-            "image_data_format": keras.config.image_data_format(),
-            "inputs": inputs,
-            "input_names": input_names,
-            "output_names": output_names,
-        }
-        _convert(student, folder, request)
-        seen = _run_apart(student, folder, batch)
-        max_error = require_parity(student, output_names, expected, seen)
-        _replace(path, folder / "model.tflite")
-    return LiteRTArtifact(
-        path=path,
-        size=path.stat().st_size,
-        inputs=inputs,
-        outputs=tuple(
-            TensorInfo(name, (1, *seen[name].shape[1:]), seen[name].dtype.name)
-            for name in keras.tree.flatten(output_names)
-        ),
-        max_error=max_error,
-        input_names=input_names,
-        output_names=output_names,
+    require_packages(_PACKAGES)
+    _require_data(quantization, calibration_data)
+    file = _float_file(student, quantization, batch_size, signature, allow_flex)
+    result = quantize_file(
+        _calibrated(file, quantization, calibration_data), quantization
+    )
+    facts = facts_of(student, file, result, metadata or Metadata())
+    labels = () if metadata is None else metadata.labels
+    content = with_facts(result.content, facts, labels)
+    replace(path, content)
+    return dataclasses.replace(
+        LiteRTArtifact.from_facts(path, len(content), facts),
+        # JSON knows no tuples.
+        input_names=file.input_names,
+        output_names=file.output_names,
     )
 
 
-def _as_input(array: np.ndarray, info: TensorInfo) -> np.ndarray:
-    if array.shape[1:] != info.shape[1:]:
-        raise ValueError(
-            f"The file's input '{info.name}' takes examples of shape "
-            f"{info.shape[1:]}. Received: a batch of shape {array.shape}. "
-            "Pass `(batch, *example)`."
-        )
-    return array.astype(info.dtype, casting="same_kind")
+def layer_errors(
+    student: keras.Model,
+    quantization: Quantization | str,
+    calibration_data: Any = None,
+) -> list[LayerError]:
+    """Which layer loses it: the error that each one brings when quantised.
+
+    Each layer is quantised alone, with all others in float, and the outputs
+    are compared with those of the float32 file.
+
+    Formula:
+        `10 * log10(sum(float**2) / sum((float - quantised)**2))`, the lowest
+        over the outputs, in dB.
+
+    Args:
+        student: As for `export_litert`.
+        quantization: As for `export_litert`.
+        calibration_data: As for `export_litert`. Without it, random inputs are
+            compared.
+
+    Returns:
+        The layers, those that lose most first.
+
+    Raises:
+        ValueError: As `export_litert`.
+        RuntimeError: As `export_litert`.
+
+    Example:
+        >>> import keras
+        >>> student = keras.Sequential(
+        ...     [keras.Input((8,)), keras.layers.Dense(3, name="head")]
+        ... )
+        >>> errors = layer_errors(student, "dynamic_int8")
+        >>> [(error.layer, error.operations) for error in errors]
+        [('head', ('FULLY_CONNECTED',))]
+    """
+    quantization = as_quantization(quantization)
+    require_outside_worker()
+    require_packages(_PACKAGES)
+    _require_data(quantization, calibration_data)
+    file = _float_file(student, quantization)
+    calibrated = _calibrated(file, quantization, calibration_data)
+    return layer_errors_of(calibrated, quantization)
 
 
-def _require_outside_worker() -> None:
-    if os.environ.get(_IN_WORKER):
-        raise RuntimeError(
-            "A script with custom layers is imported by the process that "
-            "exports its student, and exports again. Received: a call of "
-            "`export_litert` while the script is imported. Move the call "
-            'under `if __name__ == "__main__":`.'
-        )
+def _float_file(
+    student: keras.Model,
+    quantization: Quantization,
+    batch_size: int | None = 1,
+    signature: str = "serving_default",
+    allow_flex: bool = False,
+) -> FloatFile:
+    require_exportable(student)
+    # Loops have no ranges of their own.
+    unroll = quantization.details.kind == "static" and any(
+        isinstance(layer, keras.layers.RNN) for layer in layers_of(student)
+    )
+    return make_float_file(student, batch_size, signature, allow_flex, unroll)
+
+
+def _calibrated(
+    file: FloatFile, quantization: Quantization, data: Any
+) -> Calibrated:
+    examples = None
+    if data is not None:
+        examples = as_examples(data, file.input_names, file.inputs)
+    return calibrate(file, examples, quantization.details.kind == "static")
+
+
+def facts_of(
+    student: keras.Model,
+    file: FloatFile,
+    result: QuantizedFile,
+    metadata: Metadata,
+) -> dict[str, Any]:
+    """What a file says of itself."""
+    inputs, outputs = processes.call(
+        _tensors, result.content, file.inputs, file.outputs
+    )
+    facts = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "input_names": file.input_names,
+        "output_names": file.output_names,
+        "signature": file.signature,
+        "quantization": dataclasses.asdict(result.quantization),
+        "max_error": file.max_error,
+        "snr_db": None if result.snr_db == float("inf") else result.snr_db,
+        **metadata.facts(student),
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(facts)))
+
+
+def _tensors(
+    content: bytes,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """Inputs and outputs with the dtypes and scales that the file gives."""
+    runs = runner.open_signature(content)
+    ins, outs = runs.get_input_details(), runs.get_output_details()
+    return (
+        [with_details(info, ins[info.name]) for info in inputs],
+        [with_details(info, outs[info.name]) for info in outputs],
+    )
 
 
 def _require_writable(path: pathlib.Path) -> None:
@@ -216,156 +259,25 @@ def _require_writable(path: pathlib.Path) -> None:
         )
 
 
-def _require_packages() -> None:
-    packages = {"tensorflow": "tensorflow", "ai_edge_litert": "ai-edge-litert"}
-    missing = [
-        package
-        for module, package in packages.items()
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        raise ImportError(
-            "Exporting converts with TensorFlow and checks with LiteRT, in "
-            f"processes of their own. Received: no {' and no '.join(missing)}. "
-            "Run `pip install 'keras-distill[litert]'`."
-        )
-
-
-def _require_exportable(student: keras.Model) -> None:
-    # By name: an export doesn't import what trains.
-    if (
-        not isinstance(student, keras.Model)
-        or type(student).__module__ == "keras_distill.distiller"
-    ):
-        raise TypeError(
-            "A LiteRT file is made of a Keras model. Received: "
-            f"student={student!r}. Pass a `keras.Model`, such as "
-            "`distiller.student`."
-        )
-    if not student.built:
+def _require_data(quantization: Quantization, data: Any) -> None:
+    if quantization.details.kind == "static" and data is None:
         raise ValueError(
-            f"The student '{student.name}' isn't built: it has no weights and "
-            "no input shape yet. Received: student.built=False. Call it on a "
-            "batch, or start it with `keras.Input`."
-        )
-    for layer in layers_of(student):
-        _require_exportable_layer(layer)
-
-
-def _require_exportable_layer(layer: keras.Layer) -> None:
-    if isinstance(layer, keras.layers.Lambda) or _has_lambda(layer):
-        raise ValueError(
-            "A lambda, or a Lambda layer, can't be loaded safely in another "
-            f"process. Received: layer '{layer.name}'. Write it as a "
-            "`keras.Layer` subclass, or as a function with "
-            "`@keras.saving.register_keras_serializable()`, in a module."
-        )
-    if isinstance(layer, keras.layers.RNN) and layer.stateful:
-        raise ValueError(
-            "A LiteRT file keeps no state from call to call. Received: layer "
-            f"'{layer.name}' with stateful=True. Build it with stateful=False."
-        )
-    if layer.quantization_mode is not None:
-        raise ValueError(
-            "Layers that `quantize` changed don't convert. Received: layer "
-            f"'{layer.name}' with quantization mode "
-            f"'{layer.quantization_mode}'. Export the student as it was before."
+            f"{quantization.scheme!r} needs the ranges of the activations. "
+            "Received: calibration_data=None. Pass some hundred examples like "
+            "those of the device, or a scheme without ranges, such as "
+            "'dynamic_int8'."
         )
 
 
-def _has_lambda(layer: keras.Layer) -> bool:
-    # A model's lambda is its loss, and a custom layer may keep one to itself:
-    # neither is saved.
-    if isinstance(layer, keras.Model) or not is_keras(type(layer).__module__):
-        return False
-    return any(
-        isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"
-        for value in vars(layer).values()
-    )
-
-
-def _convert(
-    student: keras.Model, folder: pathlib.Path, request: dict[str, Any]
-) -> None:
-    (folder / "request.json").write_text(json.dumps(request))
-    problem = _run_process("-m", "keras_distill.export.litert_worker", folder)
-    if not problem:
-        return
-    error = folder / "error.json"
-    kind, message = (
-        json.loads(error.read_text()) if error.exists() else ("", problem)
-    )
-    if kind == "UnsupportedOpsError":
-        raise RuntimeError(
-            "LiteRT's built-in operations don't have all that the student "
-            f"does. Received: student='{student.name}' with {message}. Replace "
-            "these layers or operations, for instance a bicubic `Resizing` by "
-            "a bilinear one."
-        )
-    raise RuntimeError(
-        "The student couldn't be converted by a process with Keras on "
-        f"TensorFlow. Received: student='{student.name}', {kind} {message}\n"
-        "If loading failed, mend the class's `get_config`, `build` or "
-        "registration. If the process was killed, free memory, and build RNN "
-        "layers with unroll=True."
-    )
-
-
-def _run_apart(
-    student: keras.Model, folder: pathlib.Path, batch: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The file's outputs, run where an abort of the interpreter is harmless."""
-    (folder / "batch").write_bytes(pickle.dumps(batch))
-    problem = _run_process(
-        litert_runner.__file__,
-        folder / "model.tflite",
-        folder / "batch",
-        folder / "outputs",
-    )
-    if problem:
-        raise RuntimeError(
-            "The LiteRT interpreter can't run the converted student. Received: "
-            f"student='{student.name}', {problem}\nBuild RNN layers with "
-            "unroll=True, or replace the operations named here."
-        )
-    outputs: dict[str, np.ndarray] = pickle.loads(
-        (folder / "outputs").read_bytes()
-    )
-    return outputs
-
-
-def _run_process(*arguments: str | pathlib.Path) -> str | None:
-    """Run Python on the CPU; return what went wrong, if anything did."""
-    environment = os.environ | {
-        _IN_WORKER: "1",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
-    done = subprocess.run(
-        # `-P`: a file in the working folder can't stand in for a package.
-        [sys.executable, "-P", *map(str, arguments)],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode == 0:
-        return None
-    tail = "\n".join(done.stderr.splitlines()[-15:])
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return f"a process killed by {name}: {tail}"
-    return f"a process that failed: {tail}"
-
-
-def _replace(path: pathlib.Path, source: pathlib.Path) -> None:
-    """Put the file in place at once: a reader never sees half of one."""
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Put a file in place at once: a reader never sees half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        shutil.copyfile(source, temporary)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()

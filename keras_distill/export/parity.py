@@ -12,7 +12,8 @@ from keras_distill.export.signature import TensorInfo, layers_of
 # Largest difference between the file and Keras, relative to the output's range.
 # What converted well was seen to stay below 2e-5.
 _TOLERANCE = 1e-4
-_EXAMPLES = 4
+# As many batches are compared.
+_BATCHES = 4
 
 
 def run_on_examples(
@@ -58,7 +59,8 @@ def _random(
     scale: int,
     sizes: list[int],
 ) -> np.ndarray:
-    shape = (_EXAMPLES, *info.shape[1:])
+    batch, *example = (size or 1 for size in info.shape)
+    shape = (_BATCHES * batch, *example)
     if info.dtype == "float32":
         values = random.standard_normal(shape, "float32")
         # Half the examples are like images, and have a logarithm.
@@ -77,8 +79,9 @@ def _predict(
     rows = []
     with keras.device("cpu"):
         copies = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
-        for i in range(_EXAMPLES):
-            row = {name: array[i : i + 1] for name, array in batch.items()}
+        parts = {n: np.split(x, _BATCHES) for n, x in batch.items()}
+        for i in range(_BATCHES):
+            row = {name: part[i] for name, part in parts.items()}
             x = keras.tree.map_structure(row.__getitem__, input_names)
             with keras.StatelessScope(state_mapping=copies):
                 rows.append(model(x, training=False))

@@ -14,8 +14,10 @@ class TensorInfo(NamedTuple):
 
     Attributes:
         name: Its name in the file's signature.
-        shape: Its shape, with the batch of 1.
+        shape: Its shape, with the batch size first; None is any.
         dtype: Its NumPy dtype's name.
+        scale: Of a quantised tensor, the float that an integer step stands for.
+        zero_point: Of a quantised tensor, the integer that stands for 0.0.
 
     Example:
         >>> TensorInfo("image", (1, 32, 32, 3), "float32").name
@@ -23,14 +25,16 @@ class TensorInfo(NamedTuple):
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 def describe_inputs(
-    student: keras.Model,
+    student: keras.Model, batch_size: int | None
 ) -> tuple[Any, tuple[TensorInfo, ...]]:
-    """What the file's inputs will be.
+    """What the file's inputs will be, with a batch size of its own or any.
 
     Returns:
         The inputs' names in the structure of the student's inputs, and the
@@ -41,16 +45,26 @@ def describe_inputs(
     flat = zip(
         keras.tree.flatten(names), keras.tree.flatten(tensors), strict=True
     )
-    return names, tuple(_describe_input(name, t) for name, t in flat)
+    return names, tuple(
+        _describe_input(name, tensor, batch_size) for name, tensor in flat
+    )
 
 
-def _describe_input(name: str, tensor: keras.KerasTensor) -> TensorInfo:
+def _describe_input(
+    name: str, tensor: keras.KerasTensor, batch_size: int | None
+) -> TensorInfo:
     batch, *shape = tensor.shape
-    if batch not in (None, 1) or None in shape:
+    if None in shape:
         raise ValueError(
-            "A LiteRT file has fixed shapes and a batch of 1. Received: input "
+            "A LiteRT file has examples of one shape. Received: input "
             f"'{name}' of shape {tensor.shape}. Give the student one shape: "
             "`keras.Sequential([keras.Input((224, 224, 3)), student])`."
+        )
+    if batch not in (None, batch_size):
+        raise ValueError(
+            f"The student has a batch of {batch}. Received: input '{name}' of "
+            f"shape {tensor.shape} and batch_size={batch_size}. Pass "
+            f"batch_size={batch}, or build the student without one."
         )
     if tensor.dtype == "string":
         raise ValueError(
@@ -58,7 +72,7 @@ def _describe_input(name: str, tensor: keras.KerasTensor) -> TensorInfo:
             f"'{name}' of dtype string. Export the part of the student that "
             "takes token ids."
         )
-    return TensorInfo(name, (1, *shape), float32_name(tensor.dtype))
+    return TensorInfo(name, (batch_size, *shape), float32_name(tensor.dtype))
 
 
 def _symbolic_inputs(student: keras.Model) -> Any:

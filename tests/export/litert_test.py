@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import signal
 import sys
 import textwrap
 
@@ -11,7 +10,12 @@ import numpy as np
 import pytest
 
 import keras_distill
-from keras_distill.export import TensorInfo, export_litert, litert
+from keras_distill.export import (
+    TensorInfo,
+    export_litert,
+    float_file,
+    processes,
+)
 
 layers = keras.layers
 
@@ -224,23 +228,33 @@ def dense_student():
 
 
 def test_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
-    wrong = {"output_0": np.zeros((4, 3), "float32")}
-    monkeypatch.setattr(litert, "_convert", lambda *_: None)
-    monkeypatch.setattr(litert, "_run_apart", lambda *_: wrong)
+    run = float_file.run_apart
+    monkeypatch.setattr(
+        float_file,
+        "run_apart",
+        lambda *a: {n: 0 * x for n, x in run(*a).items()},
+    )
     with pytest.raises(RuntimeError, match="'output_0' differs by"):
         export_litert(dense_student(), tmp_path / "student.tflite")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Signals are POSIX.")
-@pytest.mark.parametrize("step", [litert._convert, litert._run_apart])
+@pytest.mark.parametrize("step", ["convert", "run"])
 def test_process_killed_by_a_signal_is_an_error(step, tmp_path, monkeypatch):
-    script = tmp_path / "abort.py"
-    script.write_text(f"import os; os.kill(os.getpid(), {signal.SIGABRT:d})")
-    run = litert._run_process
-    monkeypatch.setattr(litert, "_run_process", lambda *_: run(script))
+    call = processes.call
+    monkeypatch.setattr(
+        processes,
+        "call",
+        # A function that the process can import, whatever it is named here.
+        lambda function, *a: call(
+            os.abort if function.__name__ == step else function,
+            *([] if function.__name__ == step else a),
+        ),
+    )
     with pytest.raises(RuntimeError, match=r"SIGABRT[\s\S]*unroll=True"):
-        step(dense_student(), tmp_path, {})
+        export_litert(dense_student(), tmp_path / "student.tflite")
+    assert os.listdir(tmp_path) == []
 
 
 class Subclassed(keras.Model):
@@ -300,7 +314,7 @@ BAD_STUDENTS = {
     ),
     "fixed batch": (
         lambda: model_of(keras.Input(batch_shape=(8, 4)), layers.Dense(3)),
-        "batch of 1",
+        "Pass batch_size=8",
     ),
     "stateful": (
         lambda: model_of(
@@ -349,7 +363,7 @@ def test_path_must_be_a_tflite_file_in_a_folder(tmp_path):
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(litert.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(float_file.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match=r"keras-distill\[litert\]"):
         export_litert(dense_student(), tmp_path / "student.tflite")
 

@@ -1,0 +1,175 @@
+"""What an export returns: a file, and what is known of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_distill.export import runner
+from keras_distill.export.examples import as_examples
+from keras_distill.export.flatbuffer import (
+    DamagedFileError,
+    Operation,
+    operations,
+    split,
+)
+from keras_distill.export.schemes import Quantization
+from keras_distill.export.signature import TensorInfo
+
+# A model for a device; what is larger would only fill the memory.
+_LARGEST_FILE = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class LiteRTArtifact:
+    """A LiteRT file that was checked against its student.
+
+    Attributes:
+        path: Where the file is.
+        size: The file's size in bytes.
+        inputs: The inputs' names, shapes and dtypes.
+        outputs: The outputs' names, shapes and dtypes.
+        max_error: Largest absolute difference from Keras that the check saw,
+            relative to the range of the output that it was seen in. Of a
+            quantised file, that of the float32 file it was made from.
+        snr_db: Signal-to-noise ratio of a quantised file's worst output
+            against the float32 file, in dB: on the calibration data if there
+            was any, else on random inputs. Infinite without quantisation.
+        quantization: How the file is quantised. Its `float_layers` are those
+            that did stay in float.
+        input_names: Names of the inputs, in the structure of the student's
+            inputs.
+        output_names: Names of the outputs, in the structure of the student's
+            outputs.
+        facts: What else the file says of itself: labels, normalisation,
+            fingerprints, figures.
+    """
+
+    path: pathlib.Path
+    size: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    max_error: float
+    snr_db: float
+    quantization: Quantization
+    input_names: Any
+    output_names: Any
+    facts: dict[str, Any] = dataclasses.field(repr=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LiteRTArtifact:
+        """Read a file that `export_litert` wrote, here or elsewhere.
+
+        Raises:
+            DamagedFileError: If it isn't as it was written.
+            ValueError: If another program wrote it.
+        """
+        path = pathlib.Path(path)
+        content = read_file(path)
+        _, facts = split(content)
+        if facts is None:
+            raise ValueError(
+                "The LiteRT file doesn't say what its student was. Received: "
+                f"path='{path}', from another program. Export the student "
+                "with `export_litert`."
+            )
+        return cls.from_facts(path, len(content), facts)
+
+    @classmethod
+    def from_facts(
+        cls, path: pathlib.Path, size: int, facts: dict[str, Any]
+    ) -> LiteRTArtifact:
+        """The artifact of a file, by the facts inside it."""
+        quantization = dict(facts["quantization"])
+        quantization["float_layers"] = tuple(quantization["float_layers"])
+        snr_db = facts["snr_db"]
+        return cls(
+            path=path,
+            size=size,
+            inputs=_infos(facts["inputs"]),
+            outputs=_infos(facts["outputs"]),
+            max_error=facts["max_error"],
+            # JSON has no infinity.
+            snr_db=float("inf") if snr_db is None else snr_db,
+            quantization=Quantization(**quantization),
+            input_names=facts["input_names"],
+            output_names=facts["output_names"],
+            facts=facts,
+        )
+
+    @property
+    def batch_size(self) -> int | None:
+        """The file's batch size; None if it takes any."""
+        return self.inputs[0].shape[0]
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The file's operations, in the order in which they run."""
+        return operations(self.model())
+
+    def model(self) -> bytes:
+        """The model in the file, without the facts about it."""
+        return split(read_file(self.path))[0]
+
+    def predict(self, x: Any) -> Any:
+        """Run the file on the LiteRT interpreter.
+
+        The counterpart of `student.predict`, so that the two can be compared
+        on data of the user's. A file with a batch of 1 runs the examples one
+        after the other. Of a file with integer inputs and outputs, floats are
+        converted on the way in and out.
+
+        Args:
+            x: A batch of any size: an array, or arrays in the structure of the
+                student's inputs; or a data set of batches.
+
+        Returns:
+            NumPy arrays, in the structure of the student's outputs.
+
+        Raises:
+            ValueError: If `x` isn't of the structure or shapes of `inputs`.
+            TypeError: If an array would lose values as the input's dtype.
+        """
+        batch = as_examples(x, self.input_names, self.float_inputs())
+        outputs = runner.run(self.model(), batch, self.batch_size)
+        return keras.tree.map_structure(outputs.__getitem__, self.output_names)
+
+    def float_inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs as the user has them: quantised ones as float32."""
+        return tuple(
+            info if info.scale is None else info._replace(dtype="float32")
+            for info in self.inputs
+        )
+
+
+def _infos(rows: list[list[Any]]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(r[0], tuple(r[1]), *r[2:]) for r in rows)
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """The content of a file that claims to be a LiteRT model.
+
+    Raises:
+        DamagedFileError: If it is too large to be one.
+    """
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise DamagedFileError(
+            f"A LiteRT file has at most {_LARGEST_FILE} bytes. Received: "
+            f"'{path}' of {size} bytes."
+        )
+    return path.read_bytes()
+
+
+def with_details(info: TensorInfo, details: dict[str, Any]) -> TensorInfo:
+    """An input or output with the dtype and scale that a file gives it."""
+    dtype = np.dtype(details["dtype"]).name
+    scale, zero_point = details["quantization"]
+    if not scale:
+        return info._replace(dtype=dtype)
+    return TensorInfo(info.name, info.shape, dtype, float(scale), zero_point)

@@ -1,0 +1,192 @@
+"""From a saved student to a LiteRT file, with Keras on TensorFlow.
+
+Runs in the process of `processes`, whatever the caller's backend: the one
+route that worked for all three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import operator
+import re
+import runpy
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_distill.export.signature import TensorInfo, layers_of
+
+# Ends a layer's name in the names of the file's tensors.
+SCOPE_END = "."
+
+
+class UnsupportedOpsError(RuntimeError):
+    """The student has operations that LiteRT's built-in ones can't express."""
+
+
+class ConversionRequest(NamedTuple):
+    """What the process must know of the caller's student.
+
+    Attributes:
+        folder: Where the student was saved.
+        custom_objects: Modules and qualified names of its custom objects.
+        main_script: The running script, if it defines some of them.
+        image_data_format: The caller's.
+        inputs: The file's inputs, with the batch size that it shall have.
+        input_names: Their names, in the structure of the student's inputs.
+        output_names: The same of the outputs.
+        allow_flex: Whether the file may have operations of TensorFlow.
+        unroll: Whether to unroll recurrent layers.
+        signature: Name of the file's signature.
+        trained_ranges: Whether the student has ranges of its own that it is
+            to be quantised with.
+    """
+
+    folder: str
+    custom_objects: dict[str, tuple[str, str]]
+    main_script: str | None
+    image_data_format: str
+    inputs: tuple[TensorInfo, ...]
+    input_names: Any
+    output_names: Any
+    allow_flex: bool = False
+    unroll: bool = False
+    signature: str = "serving_default"
+    trained_ranges: bool = False
+
+
+def convert(request: ConversionRequest) -> bytes:
+    """The content of the student's float32 file."""
+    student = _load(request)
+    for layer in layers_of(student):
+        _simplify(layer, request.unroll)
+    frozen = _freeze(student, request)
+    return _convert(frozen, request)
+
+
+def _load(request: ConversionRequest) -> keras.Model:
+    custom_objects = _import_custom_objects(
+        request.custom_objects, request.main_script
+    )
+    # After the imports, which may set these themselves.
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format(request.image_data_format)
+    return keras.saving.load_model(
+        request.folder, custom_objects=custom_objects, compile=False
+    )
+
+
+def _import_custom_objects(
+    places: dict[str, tuple[str, str]], main_script: str | None
+) -> dict[str, Any]:
+    if main_script is not None:
+        # As the spawn method of `multiprocessing` does it.
+        main = types.ModuleType("__mp_main__")
+        vars(main).update(runpy.run_path(main_script, run_name="__mp_main__"))
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    return {
+        name: operator.attrgetter(attribute)(importlib.import_module(module))
+        for name, (module, attribute) in places.items()
+    }
+
+
+def _simplify(layer: keras.Layer, unroll: bool) -> None:
+    """The same computation in operations that more runtimes have."""
+    # TensorFlow numbers scopes, and so do users: "dense_1" could be either.
+    layer.name = f"{layer.name}{SCOPE_END}"
+    if type(layer) is keras.layers.Embedding:
+        # Keras adds operations for negative ids.
+        layer.call = functools.partial(_gather, layer)
+    if unroll and isinstance(layer, keras.layers.RNN):
+        layer.unroll = True
+
+
+def _gather(layer: keras.layers.Embedding, inputs: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.gather(layer.embeddings.value, tf.cast(inputs, "int32"))
+
+
+def _freeze(student: keras.Model, request: ConversionRequest) -> Any:
+    """The student as a function of flat tensors, its weights constants.
+
+    Variables that aren't frozen give files that return NaN under XNNPACK.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    @tf.function(input_signature=_specs(request), autograph=False)  # type: ignore[untyped-decorator]
+    def call(*tensors: Any) -> list[Any]:
+        inputs = keras.tree.pack_sequence_as(request.input_names, list(tensors))
+        outputs = keras.tree.flatten(student(inputs, training=False))
+        return [tf.identity(output) for output in outputs]
+
+    # LiteRT has structured loops, not the Switch and Merge of lowered ones.
+    return convert_variables_to_constants_v2(
+        call.get_concrete_function(), lower_control_flow=False
+    )
+
+
+def _specs(request: ConversionRequest) -> list[Any]:
+    import tensorflow as tf
+
+    return [
+        tf.TensorSpec(info.shape, info.dtype, info.name)
+        for info in request.inputs
+    ]
+
+
+def _convert(frozen: Any, request: ConversionRequest) -> bytes:
+    import tensorflow as tf
+
+    names = keras.tree.flatten(request.output_names)
+
+    class Served(tf.Module):  # type: ignore[misc]  # tensorflow is untyped
+        @tf.function(input_signature=_specs(request), autograph=False)  # type: ignore[untyped-decorator]
+        def serve(self, *inputs: Any) -> dict[str, Any]:
+            return dict(zip(names, frozen(*inputs), strict=True))
+
+    served = Served()
+    # Otherwise nets with SiLU silently lose their signature.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    with tempfile.TemporaryDirectory() as folder, _named_ops(frozen):
+        signatures = {request.signature: served.serve}
+        tf.saved_model.save(served, folder, signatures, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=[request.signature]
+        )
+        sets = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if request.allow_flex:
+            sets.append(tf.lite.OpsSet.SELECT_TF_OPS)
+        converter.target_spec.supported_ops = sets
+        if request.trained_ranges:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        content: bytes = converter.convert()
+    return content
+
+
+@contextlib.contextmanager
+def _named_ops(frozen: Any) -> Iterator[None]:
+    """Say which operations, of which layers, couldn't be converted."""
+    try:
+        yield
+    except Exception as error:
+        ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+        if not ops:
+            raise
+        graph = frozen.graph.as_graph_def()
+        nodes = [
+            *graph.node,
+            *(n for f in graph.library.function for n in f.node_def),
+        ]
+        places = [f"{n.op} at '{n.name}'" for n in nodes if n.op in ops]
+        raise UnsupportedOpsError(", ".join(places[:5] or ops)) from error

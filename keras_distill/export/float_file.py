@@ -1,0 +1,258 @@
+"""The float32 file of a student: what every other file is made of."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import tempfile
+import types
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_distill.export import processes, runner
+from keras_distill.export.conversion import ConversionRequest, convert
+from keras_distill.export.flatbuffer import Operation, operations
+from keras_distill.export.parity import require_parity, run_on_examples
+from keras_distill.export.processes import WorkerError
+from keras_distill.export.signature import (
+    TensorInfo,
+    describe_inputs,
+    layers_of,
+    name_tensors,
+)
+from keras_distill.export.student_folder import (
+    float32_model,
+    import_places,
+    is_keras,
+    save_student,
+)
+
+
+class FloatFile(NamedTuple):
+    """A student's float32 file, which was compared with Keras.
+
+    Attributes:
+        content: The file's content.
+        inputs: The file's inputs.
+        outputs: The file's outputs.
+        input_names: The inputs' names, in the structure of the student's.
+        output_names: The outputs' names, in the structure of the student's.
+        batch_size: The file's batch size; None if it takes any.
+        signature: Name of the file's signature.
+        max_error: Largest difference from Keras, relative to an output's range.
+        examples: The random inputs that it was compared on.
+    """
+
+    content: bytes
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    input_names: Any
+    output_names: Any
+    batch_size: int | None
+    signature: str
+    max_error: float
+    examples: dict[str, np.ndarray]
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The file's operations."""
+        return operations(self.content)
+
+
+def make_float_file(
+    student: keras.Model,
+    batch_size: int | None = 1,
+    signature: str = "serving_default",
+    allow_flex: bool = False,
+    unroll: bool = False,
+) -> FloatFile:
+    """Convert a student, and compare the file with it.
+
+    Raises:
+        RuntimeError: If the conversion failed, or if the file doesn't return
+            what Keras returns.
+    """
+    require_exportable(student)
+    # Its imports take longer than what this process does meanwhile.
+    processes.start()
+    input_names, inputs = describe_inputs(student, batch_size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name) / "student"
+        custom_objects = save_student(student, folder)
+        places, script = import_places(custom_objects)
+        reference = float32_model(student, folder, custom_objects)
+        batch, expected = run_on_examples(
+            student, reference, input_names, inputs
+        )
+        output_names = name_tensors(expected, "output")
+        request = ConversionRequest(
+            folder=str(folder),
+            custom_objects=places,
+            main_script=script,
+            image_data_format=keras.config.image_data_format(),
+            inputs=inputs,
+            input_names=input_names,
+            output_names=output_names,
+            allow_flex=allow_flex,
+            unroll=unroll,
+            signature=signature,
+        )
+        content = _convert(student, request)
+    seen = run_apart(student.name, content, batch, batch_size)
+    outputs = tuple(
+        TensorInfo(
+            name, (batch_size, *seen[name].shape[1:]), seen[name].dtype.name
+        )
+        for name in keras.tree.flatten(output_names)
+    )
+    return FloatFile(
+        content=content,
+        inputs=inputs,
+        outputs=outputs,
+        input_names=input_names,
+        output_names=output_names,
+        batch_size=batch_size,
+        signature=signature,
+        max_error=require_parity(student, output_names, expected, seen),
+        examples=batch,
+    )
+
+
+def _convert(student: keras.Model, request: ConversionRequest) -> bytes:
+    try:
+        content: bytes = processes.call(convert, request)
+    except WorkerError as error:
+        if error.kind == "UnsupportedOpsError":
+            raise RuntimeError(
+                "LiteRT's built-in operations don't have all that the student "
+                f"does. Received: student='{student.name}' with "
+                f"{error.message}. Replace these layers or operations, for "
+                "instance a bicubic `Resizing` by a bilinear one, or pass "
+                "allow_flex=True if the device's runtime has TensorFlow's "
+                "operations."
+            ) from error
+        raise RuntimeError(
+            "The student couldn't be converted by a process with Keras on "
+            f"TensorFlow. Received: student='{student.name}', {error}\n"
+            "If loading failed, mend the class's `get_config`, `build` or "
+            "registration. If the process was killed, free memory, and build "
+            "RNN layers with unroll=True."
+        ) from error
+    return content
+
+
+def run_apart(
+    name: str,
+    content: bytes,
+    batch: dict[str, np.ndarray],
+    batch_size: int | None,
+) -> dict[str, np.ndarray]:
+    """A file's outputs, run where an abort of the interpreter is harmless.
+
+    Raises:
+        RuntimeError: If the interpreter doesn't take the file.
+    """
+    try:
+        outputs: dict[str, np.ndarray] = processes.call(
+            runner.run, content, batch, batch_size
+        )
+    except WorkerError as error:
+        raise RuntimeError(
+            "The LiteRT interpreter can't run the file. Received: "
+            f"'{name}', {error}\nBuild RNN layers with unroll=True, or replace "
+            "the operations named here."
+        ) from error
+    return outputs
+
+
+def require_outside_worker() -> None:
+    """Refuse to export in a script that the worker imports."""
+    if os.environ.get(processes.IN_WORKER):
+        raise RuntimeError(
+            "A script with custom layers is imported by the process that "
+            "exports its student, and exports again. Received: a call of "
+            "`export_litert` while the script is imported. Move the call "
+            'under `if __name__ == "__main__":`.'
+        )
+
+
+def require_packages(names: dict[str, str]) -> None:
+    """Refuse to start without the packages that exporting needs.
+
+    Args:
+        names: Names to install by, by the names to import by.
+    """
+    missing = [
+        package
+        for module, package in names.items()
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise ImportError(
+            "Exporting converts with TensorFlow and checks with LiteRT, in "
+            f"processes of their own. Received: no {' and no '.join(missing)}. "
+            "Run `pip install 'keras-distill[litert]'`."
+        )
+
+
+def require_exportable(student: keras.Model) -> None:
+    """Refuse what no file can be made of.
+
+    Raises:
+        TypeError: If the student isn't a Keras model.
+        ValueError: If it can't be exported.
+    """
+    # By name: an export doesn't import what trains.
+    if (
+        not isinstance(student, keras.Model)
+        or type(student).__module__ == "keras_distill.distiller"
+    ):
+        raise TypeError(
+            "A LiteRT file is made of a Keras model. Received: "
+            f"student={student!r}. Pass a `keras.Model`, such as "
+            "`distiller.student`."
+        )
+    if not student.built:
+        raise ValueError(
+            f"The student '{student.name}' isn't built: it has no weights and "
+            "no input shape yet. Received: student.built=False. Call it on a "
+            "batch, or start it with `keras.Input`."
+        )
+    for layer in layers_of(student):
+        _require_exportable_layer(layer)
+
+
+def _require_exportable_layer(layer: keras.Layer) -> None:
+    if isinstance(layer, keras.layers.Lambda) or _has_lambda(layer):
+        raise ValueError(
+            "A lambda, or a Lambda layer, can't be loaded safely in another "
+            f"process. Received: layer '{layer.name}'. Write it as a "
+            "`keras.Layer` subclass, or as a function with "
+            "`@keras.saving.register_keras_serializable()`, in a module."
+        )
+    if isinstance(layer, keras.layers.RNN) and layer.stateful:
+        raise ValueError(
+            "A LiteRT file keeps no state from call to call. Received: layer "
+            f"'{layer.name}' with stateful=True. Build it with stateful=False."
+        )
+    if layer.quantization_mode is not None:
+        raise ValueError(
+            "Layers that `quantize` changed don't convert. Received: layer "
+            f"'{layer.name}' with quantization mode "
+            f"'{layer.quantization_mode}'. Export the student as it was "
+            "before, with `quantization=`."
+        )
+
+
+def _has_lambda(layer: keras.Layer) -> bool:
+    # A model's lambda is its loss, and a custom layer may keep one to itself:
+    # neither is saved.
+    if isinstance(layer, keras.Model) or not is_keras(type(layer).__module__):
+        return False
+    return any(
+        isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"
+        for value in vars(layer).values()
+    )

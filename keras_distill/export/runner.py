@@ -1,0 +1,90 @@
+"""Runs a LiteRT file on the interpreter, with floats in and floats out.
+
+An unknown file can abort the process, so it is run through `processes` first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_distill.export.flatbuffer import operations
+
+
+def run(
+    content: bytes,
+    inputs: dict[str, np.ndarray],
+    batch_size: int | None,
+    threads: int = 1,
+) -> dict[str, np.ndarray]:
+    """The outputs for a batch of any size, in chunks that the file takes.
+
+    Args:
+        content: The file's content.
+        inputs: Arrays by the names of the file's inputs. What the file has as
+            quantised integers may be floats.
+        batch_size: The file's batch size; None if it takes any.
+        threads: Threads of the interpreter.
+
+    Returns:
+        Arrays by the names of the file's outputs; integers of a quantised
+        output as the floats that they stand for.
+    """
+    signature = open_signature(content, threads)
+    size = len(next(iter(inputs.values())))
+    chunk = batch_size or max(size, 1)
+    inputs = {
+        name: to_integers(array, signature.get_input_details()[name])
+        for name, array in inputs.items()
+    }
+    rows = [
+        signature(**{n: _chunk(x, i, chunk) for n, x in inputs.items()})
+        for i in range(0, size, chunk)
+    ]
+    details = signature.get_output_details()
+    return {
+        name: to_floats(
+            np.concatenate([row[name] for row in rows])[:size], details[name]
+        )
+        for name in rows[0]
+    }
+
+
+def open_signature(content: bytes, threads: int = 1) -> Any:
+    """The runner of the file's one signature, its memory allocated."""
+    if any(o.name.startswith("Flex") for o in operations(content)):
+        # Only TensorFlow's own interpreter has TensorFlow's operations.
+        from tensorflow.lite import Interpreter
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=threads)
+    return interpreter.get_signature_runner()
+
+
+def _chunk(array: np.ndarray, start: int, size: int) -> np.ndarray:
+    chunk = array[start : start + size]
+    # The last chunk repeats its last example.
+    missing: np.ndarray = chunk[-1:].repeat(size - len(chunk), 0)
+    return np.concatenate([chunk, missing])
+
+
+def to_integers(array: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """An array as the integers of a quantised tensor, if it is one."""
+    scale, zero_point = details["quantization"]
+    if not scale or array.dtype.kind != "f":
+        return array
+    limits = np.iinfo(details["dtype"])
+    integers = np.round(array / scale) + zero_point
+    clipped: np.ndarray = integers.clip(limits.min, limits.max)
+    return clipped.astype(details["dtype"])
+
+
+def to_floats(array: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """The floats that a quantised tensor's integers stand for."""
+    scale, zero_point = details["quantization"]
+    if not scale or array.dtype.kind == "f":
+        return array
+    floats: np.ndarray = (array.astype("int64") - zero_point) * float(scale)
+    return floats.astype("float32")
