@@ -7,16 +7,19 @@ from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
 )
 from keras_distill.distiller import Distiller as Distiller
+from keras_distill.export import Budget as Budget
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
 from keras_distill.export import Metadata as Metadata
 from keras_distill.export import Quantization as Quantization
 from keras_distill.export import export_litert as export_litert
 from keras_distill.export import layer_errors as layer_errors
+from keras_distill.export import verify_litert as verify_litert
 from keras_distill.features import TransferBatch as TransferBatch
 from keras_distill.hard_labels import HardLabelAccuracy as HardLabelAccuracy
 from keras_distill.hard_labels import HardLabels as HardLabels
 
 __all__ = [
+    "Budget",
     "Distiller",
     "HardLabelAccuracy",
     "HardLabels",
@@ -30,4 +33,5 @@ __all__ = [
     "layer_errors",
     "losses",
     "reuse_classifier",
+    "verify_litert",
 ]

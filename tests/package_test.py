@@ -52,6 +52,7 @@ ALLOWED = {
         "losses.base",
     },
     "checks": {"defaults", "features", "losses.base"},
+    "cli": {"export"},
     "export": {"export"},
     "export.*": {"export"},
     "export.worker": {"export.processes"},

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 CLASSES = 3
@@ -72,3 +73,11 @@ def assert_same_values(ours, theirs, tolerance=0.0):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
         else:
             np.testing.assert_array_equal(a, b)
+
+
+def only_on(backend):
+    """Run a test on one backend: it takes long, and is the same on each."""
+    return pytest.mark.skipif(
+        keras.backend.backend() != backend,
+        reason=f"Doesn't depend on the backend and takes long: on {backend}.",
+    )

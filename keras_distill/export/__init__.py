@@ -1,23 +1,41 @@
 """Students as files for the device."""
 
 from keras_distill.export.artifact import LiteRTArtifact as LiteRTArtifact
+from keras_distill.export.budget import BOARDS as BOARDS
+from keras_distill.export.budget import Board as Board
+from keras_distill.export.budget import Budget as Budget
 from keras_distill.export.flatbuffer import DamagedFileError as DamagedFileError
 from keras_distill.export.flatbuffer import Operation as Operation
+from keras_distill.export.inspection import inspect as inspect
 from keras_distill.export.litert import export_litert as export_litert
 from keras_distill.export.litert import layer_errors as layer_errors
+from keras_distill.export.measure import Latency as Latency
+from keras_distill.export.measure import OperationTime as OperationTime
 from keras_distill.export.metadata import Metadata as Metadata
 from keras_distill.export.quantized_file import LayerError as LayerError
 from keras_distill.export.schemes import Quantization as Quantization
 from keras_distill.export.signature import TensorInfo as TensorInfo
+from keras_distill.export.verify import LiteRTCheck as LiteRTCheck
+from keras_distill.export.verify import OutputCheck as OutputCheck
+from keras_distill.export.verify import verify_litert as verify_litert
 
 __all__ = [
+    "BOARDS",
+    "Board",
+    "Budget",
     "DamagedFileError",
+    "Latency",
     "LayerError",
     "LiteRTArtifact",
+    "LiteRTCheck",
     "Metadata",
     "Operation",
+    "OperationTime",
+    "OutputCheck",
     "Quantization",
     "TensorInfo",
     "export_litert",
+    "inspect",
     "layer_errors",
+    "verify_litert",
 ]

@@ -147,8 +147,10 @@ class LiteRTArtifact:
         )
 
 
-def _infos(rows: list[list[Any]]) -> tuple[TensorInfo, ...]:
-    return tuple(TensorInfo(r[0], tuple(r[1]), *r[2:]) for r in rows)
+def _infos(rows: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(**{**row, "shape": tuple(row["shape"])}) for row in rows
+    )
 
 
 def read_file(path: pathlib.Path) -> bytes:

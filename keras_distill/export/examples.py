@@ -40,11 +40,11 @@ def as_examples(
     return {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
 
 
-def as_labelled(data: Any) -> tuple[Any, Any]:
-    """The inputs and labels of `(x, y)` or of a data set of such batches.
+def as_inputs_and_labels(data: Any) -> tuple[Any, Any]:
+    """The inputs, and the labels or None, of data that may have some.
 
-    Raises:
-        ValueError: If there are no labels.
+    Args:
+        data: `(x, y)`, inputs alone, or a data set of such batches.
     """
     if isinstance(data, tuple):
         batches = [data]
@@ -53,14 +53,15 @@ def as_labelled(data: Any) -> tuple[Any, Any]:
     else:
         batches = list(_batches(data))
     parts = [keras.utils.unpack_x_y_sample_weight(batch) for batch in batches]
-    if not parts or any(y is None for _, y, _ in parts):
+    if not parts:
         raise ValueError(
-            "Accuracy needs labels. Received: data without them. Pass "
-            "`(x, y)`, or a data set of such batches."
+            "There are no examples to run. Received: an empty data set. A "
+            "generator that was used up is empty, too: pass a new one."
         )
-    return _concatenated([x for x, _, _ in parts]), _concatenated(
-        [y for _, y, _ in parts]
-    )
+    x = _concatenated([x for x, _, _ in parts])
+    if any(y is None for _, y, _ in parts):
+        return x, None
+    return x, _concatenated([y for _, y, _ in parts])
 
 
 def _concatenated(parts: list[Any]) -> Any:
@@ -72,6 +73,9 @@ def _concatenated(parts: list[Any]) -> Any:
 
 def is_arrays(data: Any) -> bool:
     """Whether data is arrays, rather than a data set that yields them."""
+    if isinstance(data, list) and all(isinstance(v, tuple) for v in data):
+        # Keras' inputs are in lists, and its batches are tuples.
+        return False
     return all(hasattr(v, "shape") for v in keras.tree.flatten(data)) and not (
         isinstance(data, keras.utils.PyDataset)
     )

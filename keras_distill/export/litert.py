@@ -7,18 +7,20 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any, cast
 
 import keras
+import numpy as np
 
 from keras_distill.export import processes, runner
 from keras_distill.export.artifact import LiteRTArtifact, with_details
+from keras_distill.export.budget import Budget
 from keras_distill.export.examples import as_examples
 from keras_distill.export.flatbuffer import with_facts
 from keras_distill.export.float_file import (
     FloatFile,
     make_float_file,
-    require_exportable,
     require_outside_worker,
     require_packages,
 )
@@ -32,7 +34,9 @@ from keras_distill.export.quantized_file import (
     quantize_file,
 )
 from keras_distill.export.schemes import Quantization, as_quantization
+from keras_distill.export.search import best_that_fits, schemes_to_try
 from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.verify import Reference
 
 _PACKAGES = {
     "tensorflow": "tensorflow",
@@ -47,6 +51,8 @@ def export_litert(
     quantization: Quantization | str | None = None,
     *,
     calibration_data: Any = None,
+    budget: Budget | None = None,
+    validation_data: Any = None,
     batch_size: int | None = 1,
     signature: str = "serving_default",
     allow_flex: bool = False,
@@ -83,6 +89,12 @@ def export_litert(
             the ranges of a static scheme (`int8`, `int16x8`): inputs in the
             structure of the student's, or a data set of batches. Other schemes
             are only compared on it.
+        budget: What the file may cost and must keep. The schemes are tried
+            from the most exact to the smallest, those with ranges only if there
+            is calibration data, and the first that fits is written; with
+            `quantization`, only that one is tried.
+        validation_data: Examples to judge a budget by: `(x, y)`, inputs alone,
+            or a data set of such batches.
         batch_size: The file's batch size; None for any, which some runtimes
             don't support, nor do recurrent layers.
         signature: Name of the file's signature.
@@ -118,25 +130,104 @@ def export_litert(
         (5, 3)
     """
     path = pathlib.Path(path)
-    quantization = as_quantization(quantization)
     require_outside_worker()
     _require_writable(path)
     require_packages(_PACKAGES)
-    _require_data(quantization, calibration_data)
-    file = _float_file(student, quantization, batch_size, signature, allow_flex)
-    result = quantize_file(
-        _calibrated(file, quantization, calibration_data), quantization
+    files = _Files(
+        student,
+        calibration_data,
+        batch_size,
+        signature,
+        allow_flex,
+        metadata or Metadata(),
     )
-    facts = facts_of(student, file, result, metadata or Metadata())
-    labels = () if metadata is None else metadata.labels
-    content = with_facts(result.content, facts, labels)
-    replace(path, content)
-    return dataclasses.replace(
-        LiteRTArtifact.from_facts(path, len(content), facts),
-        # JSON knows no tuples.
-        input_names=file.input_names,
-        output_names=file.output_names,
-    )
+    if budget is None:
+        return files.write(path, as_quantization(quantization))
+    if validation_data is None:
+        raise ValueError(
+            "A budget needs data to judge the files by. Received: "
+            f"budget={budget} with validation_data=None. Pass `(x, y)`."
+        )
+    named = None if quantization is None else as_quantization(quantization)
+    with tempfile.TemporaryDirectory() as folder:
+        best = best_that_fits(
+            files.write,
+            pathlib.Path(folder),
+            lambda artifact: Reference.of(artifact, student, validation_data),
+            budget,
+            schemes_to_try(named, calibration_data is not None),
+            files.worst_layers,
+        )
+        replace(path, best.path.read_bytes())
+    return dataclasses.replace(best, path=path)
+
+
+@dataclasses.dataclass
+class _Files:
+    """A student's files in one scheme and another."""
+
+    student: keras.Model
+    calibration_data: Any
+    batch_size: int | None
+    signature: str
+    allow_flex: bool
+    metadata: Metadata
+    examples: dict[str, np.ndarray] | None = None
+    # By whether recurrent layers are unrolled.
+    calibrated: dict[bool, Calibrated] = dataclasses.field(default_factory=dict)
+
+    def write(
+        self, path: pathlib.Path, quantization: Quantization
+    ) -> LiteRTArtifact:
+        """Write the file in a scheme."""
+        calibrated = self._calibrated(quantization)
+        file = calibrated.file
+        result = quantize_file(calibrated, quantization)
+        facts = facts_of(self.student, file, result, self.metadata)
+        content = with_facts(result.content, facts, self.metadata.labels)
+        replace(path, content)
+        return dataclasses.replace(
+            LiteRTArtifact.from_facts(path, len(content), facts),
+            # JSON knows no tuples.
+            input_names=file.input_names,
+            output_names=file.output_names,
+        )
+
+    def worst_layers(self, quantization: Quantization) -> list[str]:
+        """The layers that lose most in a scheme, the worst first."""
+        return [error.layer for error in self.layer_errors(quantization)]
+
+    def layer_errors(self, quantization: Quantization) -> list[LayerError]:
+        """The layers' errors in a scheme, those that lose most first."""
+        return layer_errors_of(self._calibrated(quantization), quantization)
+
+    def _calibrated(self, quantization: Quantization) -> Calibrated:
+        """The float32 file that a scheme starts from, made once."""
+        static = quantization.details.kind == "static"
+        _require_data(quantization, self.calibration_data)
+        # Loops have no ranges of their own.
+        unroll = static and any(
+            isinstance(v, keras.layers.RNN) for v in layers_of(self.student)
+        )
+        known = self.calibrated.get(unroll)
+        if known is None or (static and known.ranges is None):
+            file = known.file if known else self._float_file(unroll)
+            # Once: a generator has no second time.
+            if self.examples is None and self.calibration_data is not None:
+                self.examples = as_examples(
+                    self.calibration_data, file.input_names, file.inputs
+                )
+            self.calibrated[unroll] = calibrate(file, self.examples, static)
+        return self.calibrated[unroll]
+
+    def _float_file(self, unroll: bool) -> FloatFile:
+        return make_float_file(
+            self.student,
+            self.batch_size,
+            self.signature,
+            self.allow_flex,
+            unroll,
+        )
 
 
 def layer_errors(
@@ -178,34 +269,10 @@ def layer_errors(
     quantization = as_quantization(quantization)
     require_outside_worker()
     require_packages(_PACKAGES)
-    _require_data(quantization, calibration_data)
-    file = _float_file(student, quantization)
-    calibrated = _calibrated(file, quantization, calibration_data)
-    return layer_errors_of(calibrated, quantization)
-
-
-def _float_file(
-    student: keras.Model,
-    quantization: Quantization,
-    batch_size: int | None = 1,
-    signature: str = "serving_default",
-    allow_flex: bool = False,
-) -> FloatFile:
-    require_exportable(student)
-    # Loops have no ranges of their own.
-    unroll = quantization.details.kind == "static" and any(
-        isinstance(layer, keras.layers.RNN) for layer in layers_of(student)
+    files = _Files(
+        student, calibration_data, 1, "serving_default", False, Metadata()
     )
-    return make_float_file(student, batch_size, signature, allow_flex, unroll)
-
-
-def _calibrated(
-    file: FloatFile, quantization: Quantization, data: Any
-) -> Calibrated:
-    examples = None
-    if data is not None:
-        examples = as_examples(data, file.input_names, file.inputs)
-    return calibrate(file, examples, quantization.details.kind == "static")
+    return files.layer_errors(quantization)
 
 
 def facts_of(
@@ -219,8 +286,8 @@ def facts_of(
         _tensors, result.content, file.inputs, file.outputs
     )
     facts = {
-        "inputs": inputs,
-        "outputs": outputs,
+        "inputs": [info._asdict() for info in inputs],
+        "outputs": [info._asdict() for info in outputs],
         "input_names": file.input_names,
         "output_names": file.output_names,
         "signature": file.signature,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import os
 import pathlib
 import pickle
@@ -43,6 +44,10 @@ class WorkerError(RuntimeError):
         self.kind, self.message, self.killed = kind, message, killed
 
 
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
 class _Server:
     """The process that imports once and forks for each call."""
 
@@ -50,7 +55,8 @@ class _Server:
         environment = os.environ | {
             IN_WORKER: "1",
             "CUDA_VISIBLE_DEVICES": "-1",
-            "KERAS_BACKEND": "tensorflow",
+            # Files are run without TensorFlow, too.
+            "KERAS_BACKEND": "tensorflow" if _has_tensorflow() else "numpy",
             "PYTHONPATH": os.pathsep.join(search_path()),
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }

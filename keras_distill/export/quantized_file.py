@@ -19,8 +19,8 @@ from keras_distill.export.schemes import Quantization
 
 # What is compared after each attempt; the ranges are of all examples.
 _COMPARED = 64
-# A file below it is further from the student than one that returns zeros.
-_USELESS_DB = 0.0
+# A file that returns zeros has 0 dB.
+_USELESS_DB = 1.0
 _POOR_DB = 10.0
 _WEIGHTED = (
     "CONV_2D",
@@ -150,7 +150,7 @@ def quantize_file(
         result = _mixed(calibrated, quantization, bound)
     if result.snr_db < _USELESS_DB:
         raise RuntimeError(
-            "Quantisation destroyed the student: its file is further from it "
+            "Quantisation destroyed the student: its file is hardly better "
             "than one that returns zeros. Received: "
             f"quantization={quantization.scheme!r} with a signal-to-noise "
             f"ratio of {result.snr_db:.1f} dB. See `layer_errors` for the "

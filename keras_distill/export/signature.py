@@ -56,7 +56,7 @@ def _describe_input(
     batch, *shape = tensor.shape
     if None in shape:
         raise ValueError(
-            "A LiteRT file has examples of one shape. Received: input "
+            "An exported file has examples of one shape. Received: input "
             f"'{name}' of shape {tensor.shape}. Give the student one shape: "
             "`keras.Sequential([keras.Input((224, 224, 3)), student])`."
         )
@@ -68,7 +68,7 @@ def _describe_input(
         )
     if tensor.dtype == "string":
         raise ValueError(
-            "LiteRT's built-in operations don't read text. Received: input "
+            "An exported file doesn't read text. Received: input "
             f"'{name}' of dtype string. Export the part of the student that "
             "takes token ids."
         )

@@ -8,6 +8,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+from support import only_on
 
 import keras_distill
 from keras_distill.export import (
@@ -18,13 +19,6 @@ from keras_distill.export import (
 )
 
 layers = keras.layers
-
-
-def only_on(backend):
-    return pytest.mark.skipif(
-        keras.backend.backend() != backend,
-        reason=f"Doesn't depend on the backend and takes 10 s: on {backend}.",
-    )
 
 
 def vision_student():

@@ -1,0 +1,353 @@
+"""Quantised files against their float32 ones and against arithmetic."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from support import only_on
+
+import keras_distill as kd
+from keras_distill.export import flatbuffer, processes, quantizer
+from keras_distill.export.quantized_file import operations_by_layer, snr_db
+from keras_distill.export.schemes import SCHEMES, as_quantization
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def student():
+    keras.utils.set_random_seed(1)
+    image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(16, 3, strides=2, use_bias=False, name="first")(image)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.ReLU()(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Add(name="sum")([x, layers.Conv2D(16, 1, name="side")(x)])
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(32, activation="relu", name="hidden")(x)
+    return keras.Model(image, layers.Dense(4, name="head")(x))
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    return random.random((40, 12, 12, 3)).astype("float32")
+
+
+# At least this much signal, in dB: about 6 for each bit that is kept.
+LEAST_SNR = {
+    "float16": 50,
+    "weight_only_int8": 30,
+    "dynamic_int8": 28,
+    "int16x8": 30,
+    "int8": 25,
+    "dynamic_int4_block32": 8,
+    "weight_only_int4": 8,
+    "dynamic_int4": 8,
+}
+
+
+def test_every_scheme_keeps_the_signal_that_its_bits_can(
+    student, images, tmp_path
+):
+    assert [*LEAST_SNR] == [name for name in SCHEMES if name != "float32"]
+    expected = {"": student.predict(images, verbose=0)}
+    path, sizes = tmp_path / "student.tflite", {}
+    for scheme, least in LEAST_SNR.items():
+        artifact = kd.export_litert(
+            student, path, scheme, calibration_data=images
+        )
+        assert artifact.quantization.scheme == scheme
+        seen = {"": artifact.predict(images)}
+        assert snr_db(expected, seen) >= least, scheme
+        assert artifact.inputs[0].dtype == "float32"
+        sizes[scheme] = artifact.size
+    assert sizes["dynamic_int4"] < sizes["dynamic_int8"] < sizes["float16"]
+
+
+@only_on("torch")
+def test_weights_are_rounded_by_the_formula(tmp_path):
+    student = keras.Sequential(
+        [keras.Input((40,)), layers.Dense(8, name="head")]
+    )
+    weights, _ = student.get_layer("head").get_weights()
+    for bits, per_channel in [(8, True), (8, False), (4, True)]:
+        artifact = kd.export_litert(
+            student,
+            tmp_path / "student.tflite",
+            kd.Quantization(f"dynamic_int{bits}", per_channel=per_channel),
+        )
+        largest = np.abs(weights).max(0 if per_channel else None)
+        scale = largest / (2 ** (bits - 1) - 1)
+        tensors = flatbuffer.read_model(artifact.model()).subgraphs[0].tensors
+        stored = [t for t in tensors if t.quantization.scale is not None]
+        np.testing.assert_allclose(
+            stored[0].quantization.scale, scale.reshape(-1), rtol=1e-6
+        )
+        # The inputs pick single weights: rows of the identity.
+        rounded = np.round(weights / scale) * scale
+        rows = artifact.predict(np.eye(40, dtype="float32"))
+        np.testing.assert_allclose(rows, rounded, atol=largest.max() / 100)
+
+
+def test_integers_in_and_out(student, images, tmp_path):
+    artifact = kd.export_litert(
+        student,
+        tmp_path / "student.tflite",
+        kd.Quantization("int8", integer_io=True),
+        calibration_data=images,
+    )
+    info = artifact.inputs[0]
+    assert (info.dtype, artifact.outputs[0].dtype) == ("int8", "int8")
+    # The calibration images lie between 0 and 1.
+    assert info.scale == pytest.approx(1 / 255, rel=0.01)
+    assert info.zero_point == -128
+    floats = kd.export_litert(
+        student, tmp_path / "f.tflite", "int8", calibration_data=images
+    )
+    np.testing.assert_allclose(
+        artifact.predict(images), floats.predict(images), atol=1e-6
+    )
+    again = kd.LiteRTArtifact.load(artifact.path)
+    assert again == dataclasses.replace(artifact)
+
+
+@only_on("jax")
+def test_masked_attention_survives_int8(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((10,), dtype="int32", name="tokens")
+    x = layers.Embedding(30, 16, mask_zero=True)(tokens)
+    x = layers.MultiHeadAttention(2, 8)(x, x)
+    x = layers.GlobalAveragePooling1D()(x)
+    student = keras.Model(tokens, layers.Dense(3)(x))
+    ids = np.random.default_rng(0).integers(1, 30, (64, 10)).astype("int32")
+    ids[::2, 6:] = 0
+    for scheme in ("int8", "int16x8"):
+        artifact = kd.export_litert(
+            student, tmp_path / "s.tflite", scheme, calibration_data=ids
+        )
+        assert artifact.snr_db > 25
+
+
+def test_ranges_of_a_mask_end_below_the_smallest_logit(monkeypatch):
+    graph = [
+        flatbuffer.Operation("ADD", ("logits", "mask"), ("masked",), 0),
+        flatbuffer.Operation("SOFTMAX", ("masked",), ("weights",), 0),
+    ]
+    monkeypatch.setattr(quantizer, "operations", lambda _: graph)
+    ranges = {
+        name: {"min": np.array([low]), "max": np.array([high])}
+        for name, low, high in [
+            ("logits", -2.0, 3.0),
+            ("mask", -1e9, 0.0),
+            ("masked", -1e9, 3.0),
+            ("weights", 0.0, 1.0),
+        ]
+    }
+    clamped = quantizer._clamp_masks(b"", ranges)
+    assert clamped["mask"]["min"].item() == -2 - 3 - 8
+    assert clamped["masked"]["min"].item() == -2 - 8
+    assert clamped["masked"]["max"].item() == 3
+    assert clamped["logits"] == ranges["logits"]
+    assert ranges["mask"]["min"].item() == -1e9
+
+
+@only_on("tensorflow")
+def test_recurrent_student_in_integers(tmp_path):
+    keras.utils.set_random_seed(0)
+    signal = keras.Input((6, 4))
+    x = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(signal)
+    student = keras.Model(signal, layers.Dense(3)(layers.GRU(8)(x)))
+    x = np.random.default_rng(0).normal(size=(32, 6, 4)).astype("float32")
+    artifact = kd.export_litert(
+        student, tmp_path / "s.tflite", "int8", calibration_data=x
+    )
+    assert artifact.snr_db > 15
+    assert not any(o.name == "WHILE" for o in artifact.operations)
+    # The layers of the caller's student are as they were.
+    assert not any(
+        layer.unroll for layer in student.layers if hasattr(layer, "unroll")
+    )
+
+
+@pytest.fixture(scope="module")
+def fragile():
+    """A student whose first layer has one channel 150 times the others."""
+    keras.utils.set_random_seed(2)
+    student = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(16, activation="relu", name="wild"),
+            layers.Dense(16, activation="relu", name="calm"),
+            layers.Dense(4, name="head"),
+        ]
+    )
+    kernel, bias = student.get_layer("wild").get_weights()
+    kernel[:, 0] = np.abs(kernel[:, 0]) * 150
+    student.get_layer("wild").set_weights([kernel, bias])
+    kernel, bias = student.get_layer("calm").get_weights()
+    kernel[0] /= 150
+    student.get_layer("calm").set_weights([kernel, bias])
+    return student
+
+
+def test_layer_errors_name_the_layer_that_loses_it(fragile):
+    x = np.random.default_rng(0).random((64, 16)).astype("float32")
+    errors = kd.layer_errors(fragile, "int8", x)
+    assert errors[0].layer in ("wild", "calm")
+    assert {error.layer for error in errors} == {"wild", "calm", "head"}
+    ratios = [error.snr_db for error in errors]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < ratios[-1] - 10
+
+
+def test_worst_layers_stay_in_float_until_the_bound_is_met(fragile, tmp_path):
+    x = np.random.default_rng(0).random((64, 16)).astype("float32")
+    path = tmp_path / "student.tflite"
+    with pytest.warns(UserWarning, match="signal-to-noise"):
+        all_int8 = kd.export_litert(fragile, path, "int8", calibration_data=x)
+    assert all_int8.quantization.float_layers == ()
+    bound = all_int8.snr_db + 15
+    mixed = kd.export_litert(
+        fragile,
+        path,
+        kd.Quantization("int8", min_snr_db=bound),
+        calibration_data=x,
+    )
+    assert mixed.snr_db >= bound
+    assert 1 <= len(mixed.quantization.float_layers) < 3
+    again = kd.export_litert(
+        fragile,
+        path,
+        kd.Quantization("int8", float_layers=mixed.quantization.float_layers),
+        calibration_data=x,
+    )
+    assert again.snr_db == pytest.approx(mixed.snr_db)
+    with pytest.raises(RuntimeError, match="Not even with all layers"):
+        kd.export_litert(
+            fragile,
+            path,
+            kd.Quantization("int8", integer_io=True, min_snr_db=1000),
+            calibration_data=x,
+        )
+
+
+def test_operations_belong_to_the_layer_whose_work_they_do():
+    def operation(name, inputs, output):
+        return flatbuffer.Operation(name, inputs, (output,), 0)
+
+    fused = "model._1/relu._1/Relu;model._1/block._1/conv._2/convolution"
+    found = operations_by_layer(
+        [
+            operation(
+                "CONV_2D", ("x", "model._1/block._1/conv._2/convolution"), fused
+            ),
+            operation("ADD", (fused, "y"), "model._1/sum._1/add"),
+            operation(
+                "FULLY_CONNECTED", ("z", "model._1/dense_1._1/MatMul"), "out:0"
+            ),
+        ]
+    )
+    assert [*found] == ["block/conv", "sum", "dense_1"]
+
+
+BAD = {
+    "unknown scheme": (lambda: kd.Quantization("int7"), "one of float32"),
+    "layers as text": (
+        lambda: kd.Quantization("int8", float_layers="head"),
+        r"Pass \('head',\)",
+    ),
+    "integer io of floats": (
+        lambda: kd.Quantization("dynamic_int8", integer_io=True),
+        "integer_io is for schemes",
+    ),
+    "bound of floats": (
+        lambda: kd.Quantization("float16", min_snr_db=10.0),
+        "min_snr_db is for schemes",
+    ),
+    "blocks of a tensor": (
+        lambda: kd.Quantization("dynamic_int4_block32", per_channel=False),
+        "parts of a channel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_contradictions_are_errors(case):
+    make, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_what_is_no_scheme_is_an_error():
+    with pytest.raises(TypeError, match="quantization=8"):
+        as_quantization(8)
+    assert as_quantization(None).scheme == "float32"
+
+
+def test_ranges_need_data(student, tmp_path):
+    path = tmp_path / "student.tflite"
+    with pytest.raises(ValueError, match="'int8' needs the ranges"):
+        kd.export_litert(student, path, "int8")
+    with pytest.raises(ValueError, match="no examples"):
+        kd.export_litert(student, path, "int8", calibration_data=iter([]))
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.export_litert(
+            student, path, "int8", calibration_data=np.zeros((2, 5, 5, 3))
+        )
+    assert not path.exists()
+
+
+def test_unknown_float_layer_is_an_error(student, images, tmp_path):
+    quantization = kd.Quantization("int8", float_layers=("haed",))
+    with pytest.raises(ValueError, match=r"'haed'.*depthwise.*head"):
+        kd.export_litert(
+            student,
+            tmp_path / "student.tflite",
+            quantization,
+            calibration_data=images,
+        )
+
+
+def test_useless_file_is_not_written(student, images, tmp_path, monkeypatch):
+    path = tmp_path / "student.tflite"
+    path.write_text("old")
+    call = processes.call
+
+    def spoil(function, *arguments, **options):
+        result = call(function, *arguments, **options)
+        if function is quantizer.calibrate:
+            # As if the examples had been a million times smaller.
+            return {
+                name: {key: value / 1e6 for key, value in bounds.items()}
+                for name, bounds in result.items()
+            }
+        return result
+
+    monkeypatch.setattr(processes, "call", spoil)
+    with pytest.raises(RuntimeError, match="destroyed the student"):
+        kd.export_litert(student, path, "int8", calibration_data=images)
+    assert path.read_text() == "old"
+
+
+def test_calibration_reports_its_progress(student, images, tmp_path, capsys):
+    kd.export_litert(
+        student,
+        tmp_path / "student.tflite",
+        "int8",
+        calibration_data=keras_data_set(images),
+    )
+    assert "40/40" in capsys.readouterr().out
+
+
+def keras_data_set(images):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            part = images[10 * index : 10 * index + 10]
+            return part, np.zeros(len(part))
+
+    return Batches()

@@ -1,0 +1,248 @@
+"""What a file does and costs, against arithmetic, and budgets."""
+
+import keras
+import numpy as np
+import pytest
+from support import only_on
+
+import keras_distill as kd
+from keras_distill.export import BOARDS
+from keras_distill.export.budget import Costs, parse_size
+from keras_distill.export.search import schemes_to_try
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def student():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((20,)),
+            layers.Dense(64, activation="relu", name="hidden"),
+            layers.Dense(5, name="head"),
+        ],
+        name="student",
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 20)).astype("float32")
+    return x, random.integers(0, 5, 200)
+
+
+@pytest.fixture(scope="module")
+def artifact(student, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "student.tflite"
+    return kd.export_litert(
+        student, path, "dynamic_int4", calibration_data=data[0]
+    )
+
+
+def test_check_counts_what_numpy_counts(artifact, student, data):
+    x, y = data
+    check = kd.verify_litert(artifact, student, data, profile=True)
+    theirs, ours = student.predict(x, verbose=0), artifact.predict(x)
+    assert check.accuracy == np.mean(ours.argmax(-1) == y)
+    assert check.keras_accuracy == np.mean(theirs.argmax(-1) == y)
+    assert check.agreement == np.mean(ours.argmax(-1) == theirs.argmax(-1))
+    assert check.agreement < 1
+    error = np.abs(theirs.astype("float64") - ours)
+    assert check.max_error == pytest.approx(error.max())
+    assert check.outputs["output_0"].mean_error == pytest.approx(error.mean())
+    ratio = 10 * np.log10((theirs**2.0).sum() / (error**2).sum())
+    assert check.snr_db == pytest.approx(ratio, rel=1e-4)
+    assert check.size == artifact.size
+    assert check.examples == 200
+    assert check.operations == {"FULLY_CONNECTED": 2}
+    assert [p.operation for p in check.profile] == ["FULLY_CONNECTED"] * 2
+    assert sum(p.share for p in check.profile) == pytest.approx(1)
+    assert 0 < check.latency.median_ms <= check.latency.p90_ms
+    assert check.latency.runs == 50
+    for text in ("dynamic_int4", "agreement", "latency", "2 FULLY_CONNECTED"):
+        assert text in str(check)
+
+
+def test_labels_may_be_one_hot_or_missing_and_data_a_data_set(
+    artifact, student, data
+):
+    x, y = data
+    check = kd.verify_litert(artifact, student, (x, np.eye(5)[y]), runs=1)
+    plain = kd.verify_litert(str(artifact.path), student, data, runs=1)
+    assert check.accuracy == plain.accuracy
+    batches = [(x[:150], y[:150]), (x[150:], y[150:])]
+    assert kd.verify_litert(artifact, student, batches, runs=1).outputs == (
+        plain.outputs
+    )
+    unlabelled = kd.verify_litert(artifact, student, x, runs=1)
+    assert unlabelled.accuracy is unlabelled.accuracy_drop is None
+    assert unlabelled.agreement == plain.agreement
+
+
+@only_on("torch")
+def test_several_outputs_and_one_value_each(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), name="x")
+    student = keras.Model(
+        x,
+        {
+            "kind": layers.Dense(3)(x),
+            "flag": layers.Dense(1, activation="sigmoid")(x),
+            "logit": layers.Dense(1)(x),
+        },
+    )
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    inputs = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
+    expected = student.predict(inputs, verbose=0)
+    y = {
+        "kind": expected["kind"].argmax(-1),
+        "flag": (expected["flag"][:, 0] > 0.5).astype(int),
+        "logit": 1 - (expected["logit"][:, 0] > 0).astype(int),
+    }
+    check = kd.verify_litert(artifact, student, (inputs, y))
+    accuracies = {n: o.accuracy for n, o in check.outputs.items()}
+    assert accuracies == {"kind": 1, "flag": 1, "logit": 0}
+    assert check.accuracy == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="labels of its own"):
+        kd.verify_litert(artifact, student, (inputs, y["kind"]))
+
+
+def test_file_that_falls_short_is_an_error(artifact, student, data):
+    for budget, name in [
+        (kd.Budget(flash=100), "flash"),
+        (kd.Budget(latency_ms=1e-9), "latency_ms"),
+        (kd.Budget(agreement=1.0), "agreement"),
+        (kd.Budget(snr_db=100), "snr_db"),
+    ]:
+        with pytest.raises(RuntimeError, match=rf"Received: {name}=.*asked"):
+            kd.verify_litert(artifact, student, data, budget=budget, runs=1)
+    generous = kd.Budget(flash="1MB", accuracy_drop=1.0, agreement=0.1)
+    kd.verify_litert(artifact, student, data, budget=generous, runs=1)
+    with pytest.raises(ValueError, match="needs labels"):
+        kd.verify_litert(artifact, student, data[0], budget=generous)
+
+
+def test_file_of_another_student_is_an_error(artifact, data):
+    x = keras.Input((20,))
+    other = keras.Model(x, [layers.Dense(5)(x), layers.Dense(5)(x)])
+    with pytest.raises(ValueError, match="isn't of this student"):
+        kd.verify_litert(artifact, other, data)
+
+
+def test_first_scheme_that_fits_is_written(student, data, tmp_path):
+    path = tmp_path / "student.tflite"
+    sizes = {
+        scheme: kd.export_litert(student, path, scheme).size
+        for scheme in ("float16", "dynamic_int8", "weight_only_int8")
+    }
+    found = kd.export_litert(
+        student,
+        path,
+        budget=kd.Budget(flash=sizes["float16"] - 1, accuracy_drop=0.5),
+        validation_data=data,
+    )
+    assert found.quantization.scheme == "weight_only_int8"
+    assert found.path == path
+    assert path.stat().st_size == found.size == sizes["weight_only_int8"]
+    with pytest.raises(RuntimeError, match=r"nearest is dynamic_int4"):
+        kd.export_litert(
+            student,
+            path,
+            budget=kd.Budget(flash=1000),
+            validation_data=data[0],
+        )
+    # What was there is there still.
+    assert path.stat().st_size == found.size
+    with pytest.raises(ValueError, match="validation_data=None"):
+        kd.export_litert(student, path, budget=kd.Budget(flash=1000))
+
+
+def test_layers_in_float_where_integers_alone_lose_too_much(tmp_path, data):
+    keras.utils.set_random_seed(0)
+    student = keras.Sequential(
+        [
+            keras.Input((20,)),
+            *[layers.Dense(48, activation="relu") for _ in range(3)],
+            layers.Dense(5),
+        ]
+    )
+    kernel, bias = student.layers[0].get_weights()
+    kernel[:, 0] *= 300
+    student.layers[0].set_weights([kernel, bias])
+    quantization = kd.Quantization("int8")
+    options = {"calibration_data": data[0], "validation_data": data}
+    path = tmp_path / "s.tflite"
+    plain = kd.export_litert(
+        student, path, quantization, calibration_data=data[0]
+    )
+    found = kd.export_litert(
+        student,
+        path,
+        quantization,
+        budget=kd.Budget(snr_db=plain.snr_db + 3, flash="1MB"),
+        **options,
+    )
+    assert found.quantization.float_layers
+    assert found.snr_db > plain.snr_db
+
+
+def test_static_schemes_are_tried_with_data_only():
+    names = [q.scheme for q in schemes_to_try(None, calibrated=False)]
+    assert names[0] == "float32"
+    assert "int8" not in names
+    assert "int8" in [q.scheme for q in schemes_to_try(None, calibrated=True)]
+    chosen = kd.Quantization("int8")
+    assert schemes_to_try(chosen, calibrated=True) == [chosen]
+
+
+def test_sizes():
+    assert parse_size("256KB") == parse_size("256 KiB") == 256 * 1024
+    assert parse_size("1.5MB") == 3 * 2**19
+    assert parse_size(7) == 7
+    for wrong in ("", "0KB", "-1KB", "1TB", 0, -1, True, 1.5, None):
+        with pytest.raises(ValueError, match="A size is"):
+            parse_size(wrong)
+
+
+def test_excesses_are_relative_and_unknown_is_too_much():
+    budget = kd.Budget(flash=100, arena=50, accuracy_drop=0.01, agreement=0.9)
+    costs = Costs(flash=110, arena=None, accuracy_drop=0.02, agreement=0.45)
+    excesses = budget.excesses(costs)
+    assert excesses == {
+        "flash": pytest.approx(0.1),
+        "arena": float("inf"),
+        "accuracy_drop": pytest.approx(0.1),
+        "agreement": pytest.approx(0.5),
+    }
+    fits = Costs(flash=100, arena=50, accuracy_drop=-0.5, agreement=0.9)
+    assert budget.excesses(fits) == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({}, "no limit"),
+        ({"accuracy_drop": 1.5}, "accuracy_drop is a fraction"),
+        ({"agreement": -0.1}, "agreement is a fraction"),
+        ({"latency_ms": 0}, "latency_ms=0"),
+        ({"flash": "much"}, "A size is"),
+    ],
+)
+def test_budget_that_limits_nothing_sensible(limits, message):
+    with pytest.raises(ValueError, match=message):
+        kd.Budget(**limits)
+
+
+def test_boards_have_sources_and_shares():
+    for name, board in BOARDS.items():
+        assert board.source
+        assert 2**16 < board.ram < board.flash < 2**24
+        half = kd.Budget.for_board(name)
+        assert half.flash == board.flash // 2
+        assert half.arena == board.ram // 2
+    with pytest.raises(ValueError, match="one of arduino"):
+        kd.Budget.for_board("abacus")
+    with pytest.raises(ValueError, match="share"):
+        kd.Budget.for_board("microbit-v2", share=2)
