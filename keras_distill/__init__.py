@@ -7,31 +7,49 @@ from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
 )
 from keras_distill.distiller import Distiller as Distiller
+from keras_distill.export import Artifact as Artifact
 from keras_distill.export import Budget as Budget
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
 from keras_distill.export import Metadata as Metadata
+from keras_distill.export import ONNXArtifact as ONNXArtifact
+from keras_distill.export import OpenVINOArtifact as OpenVINOArtifact
 from keras_distill.export import Quantization as Quantization
+from keras_distill.export import SavedModelArtifact as SavedModelArtifact
 from keras_distill.export import export_litert as export_litert
+from keras_distill.export import export_onnx as export_onnx
+from keras_distill.export import export_openvino as export_openvino
+from keras_distill.export import export_saved_model as export_saved_model
 from keras_distill.export import layer_errors as layer_errors
 from keras_distill.export import verify_litert as verify_litert
 from keras_distill.features import TransferBatch as TransferBatch
 from keras_distill.hard_labels import HardLabelAccuracy as HardLabelAccuracy
 from keras_distill.hard_labels import HardLabels as HardLabels
+from keras_distill.quantization_aware import (
+    quantization_aware as quantization_aware,
+)
 
 __all__ = [
+    "Artifact",
     "Budget",
     "Distiller",
     "HardLabelAccuracy",
     "HardLabels",
     "LiteRTArtifact",
     "Metadata",
+    "ONNXArtifact",
+    "OpenVINOArtifact",
     "Quantization",
+    "SavedModelArtifact",
     "TransferBatch",
     "average_heads",
     "export",
     "export_litert",
+    "export_onnx",
+    "export_openvino",
+    "export_saved_model",
     "layer_errors",
     "losses",
+    "quantization_aware",
     "reuse_classifier",
     "verify_litert",
 ]

@@ -55,7 +55,24 @@ ALLOWED = {
     "cli": {"export"},
     "export": {"export"},
     "export.*": {"export"},
+    "export.trained_ranges": {"export", "fake_quantization", "model_graphs"},
     "export.worker": {"export.processes"},
+    "fake_quantization": set(),
+    "model_graphs": set(),
+    "layer_stages": {"fake_quantization"},
+    "rounding_copy": {
+        "export.signature",
+        "fake_quantization",
+        "layer_stages",
+        "model_graphs",
+    },
+    "quantization_aware": {
+        "export.examples",
+        "export.schemes",
+        "export.signature",
+        "fake_quantization",
+        "rounding_copy",
+    },
 }
 
 

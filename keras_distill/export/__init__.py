@@ -6,6 +6,17 @@ from keras_distill.export.budget import Board as Board
 from keras_distill.export.budget import Budget as Budget
 from keras_distill.export.flatbuffer import DamagedFileError as DamagedFileError
 from keras_distill.export.flatbuffer import Operation as Operation
+from keras_distill.export.formats import Artifact as Artifact
+from keras_distill.export.formats import ONNXArtifact as ONNXArtifact
+from keras_distill.export.formats import OpenVINOArtifact as OpenVINOArtifact
+from keras_distill.export.formats import (
+    SavedModelArtifact as SavedModelArtifact,
+)
+from keras_distill.export.formats import export_onnx as export_onnx
+from keras_distill.export.formats import export_openvino as export_openvino
+from keras_distill.export.formats import (
+    export_saved_model as export_saved_model,
+)
 from keras_distill.export.inspection import inspect as inspect
 from keras_distill.export.litert import export_litert as export_litert
 from keras_distill.export.litert import layer_errors as layer_errors
@@ -21,6 +32,7 @@ from keras_distill.export.verify import verify_litert as verify_litert
 
 __all__ = [
     "BOARDS",
+    "Artifact",
     "Board",
     "Budget",
     "DamagedFileError",
@@ -29,12 +41,18 @@ __all__ = [
     "LiteRTArtifact",
     "LiteRTCheck",
     "Metadata",
+    "ONNXArtifact",
+    "OpenVINOArtifact",
     "Operation",
     "OperationTime",
     "OutputCheck",
     "Quantization",
+    "SavedModelArtifact",
     "TensorInfo",
     "export_litert",
+    "export_onnx",
+    "export_openvino",
+    "export_saved_model",
     "inspect",
     "layer_errors",
     "verify_litert",

@@ -70,9 +70,7 @@ BOARDS = {
     "raspberry-pi-pico-2": _board(
         "4MB", "520KB", "Raspberry Pi, Pico 2 datasheet and RP2350 datasheet"
     ),
-    "sparkfun-edge": _board(
-        "1MB", "384KB", "Ambiq, Apollo3 Blue datasheet"
-    ),
+    "sparkfun-edge": _board("1MB", "384KB", "Ambiq, Apollo3 Blue datasheet"),
     "stm32f746g-disco": _board(
         "1MB", "340KB", "STMicroelectronics, STM32F746xx datasheet (DS10916)"
     ),

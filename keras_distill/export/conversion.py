@@ -63,11 +63,36 @@ class ConversionRequest(NamedTuple):
 
 def convert(request: ConversionRequest) -> bytes:
     """The content of the student's float32 file."""
+    return _convert(frozen_student(request), request)
+
+
+def frozen_student(request: ConversionRequest) -> Any:
+    """The saved student as a function of flat tensors, without variables."""
     student = _load(request)
     for layer in layers_of(student):
         _simplify(layer, request.unroll)
-    frozen = _freeze(student, request)
-    return _convert(frozen, request)
+    return _freeze(student, request)
+
+
+def run_frozen(
+    request: ConversionRequest, batch: dict[str, Any]
+) -> dict[str, Any]:
+    """The outputs of `frozen_student`, by name, for a batch of any size."""
+    import tensorflow as tf
+
+    frozen = frozen_student(request)
+    tensors = [tf.constant(batch[info.name]) for info in request.inputs]
+    size = request.inputs[0].shape[0] or len(tensors[0])
+    rows = [
+        frozen(*(tensor[start : start + size] for tensor in tensors))
+        for start in range(0, len(tensors[0]), size)
+    ]
+    columns = zip(*rows, strict=True)
+    names = keras.tree.flatten(request.output_names)
+    return {
+        name: tf.concat(column, 0).numpy()
+        for name, column in zip(names, columns, strict=True)
+    }
 
 
 def _load(request: ConversionRequest) -> keras.Model:
@@ -145,7 +170,8 @@ def _specs(request: ConversionRequest) -> list[Any]:
     ]
 
 
-def _convert(frozen: Any, request: ConversionRequest) -> bytes:
+def save_frozen(frozen: Any, request: ConversionRequest, folder: str) -> None:
+    """Write what `frozen_student` returned as a SavedModel."""
     import tensorflow as tf
 
     names = keras.tree.flatten(request.output_names)
@@ -158,9 +184,15 @@ def _convert(frozen: Any, request: ConversionRequest) -> bytes:
     served = Served()
     # Otherwise nets with SiLU silently lose their signature.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    signatures = {request.signature: served.serve}
+    tf.saved_model.save(served, folder, signatures, options)
+
+
+def _convert(frozen: Any, request: ConversionRequest) -> bytes:
+    import tensorflow as tf
+
     with tempfile.TemporaryDirectory() as folder, _named_ops(frozen):
-        signatures = {request.signature: served.serve}
-        tf.saved_model.save(served, folder, signatures, options)
+        save_frozen(frozen, request, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=[request.signature]
         )
@@ -183,10 +215,15 @@ def _named_ops(frozen: Any) -> Iterator[None]:
         ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         if not ops:
             raise
-        graph = frozen.graph.as_graph_def()
-        nodes = [
-            *graph.node,
-            *(n for f in graph.library.function for n in f.node_def),
-        ]
-        places = [f"{n.op} at '{n.name}'" for n in nodes if n.op in ops]
-        raise UnsupportedOpsError(", ".join(places[:5] or ops)) from error
+        raise UnsupportedOpsError(places_of(frozen, ops)) from error
+
+
+def places_of(frozen: Any, ops: list[str]) -> str:
+    """Where some operations are in what `frozen_student` returned."""
+    graph = frozen.graph.as_graph_def()
+    nodes = [
+        *graph.node,
+        *(n for f in graph.library.function for n in f.node_def),
+    ]
+    places = [f"{n.op} at '{n.name}'" for n in nodes if n.op in ops]
+    return ", ".join(places[:5] or ops)

@@ -46,17 +46,25 @@ class Operation(NamedTuple):
 def operations(content: bytes) -> list[Operation]:
     """The file's operations, in the order in which they run."""
     model = read_model(content)
-    codes = [_operation_name(code) for code in model.operatorCodes]
     return [
         Operation(
-            codes[operator.opcodeIndex],
+            name,
             tuple(_names(graph, operator.inputs)),
             tuple(_names(graph, operator.outputs)),
             number,
         )
         for number, graph in enumerate(model.subgraphs)
-        for operator in graph.operators or []
+        for name, operator in zip(
+            operation_names(model, number), graph.operators or [], strict=True
+        )
     ]
+
+
+def operation_names(model: Any, subgraph: int = 0) -> list[str]:
+    """The names of a subgraph's operations."""
+    codes = [_operation_name(code) for code in model.operatorCodes]
+    operators = model.subgraphs[subgraph].operators or []
+    return [codes[operator.opcodeIndex] for operator in operators]
 
 
 def _names(graph: Any, indices: Any) -> list[str]:

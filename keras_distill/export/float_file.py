@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import tempfile
 import types
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_distill.export import processes, runner
-from keras_distill.export.conversion import ConversionRequest, convert
+from keras_distill.export.conversion import (
+    ConversionRequest,
+    convert,
+    run_frozen,
+)
 from keras_distill.export.flatbuffer import Operation, operations
 from keras_distill.export.parity import require_parity, run_on_examples
 from keras_distill.export.processes import WorkerError
@@ -28,6 +35,12 @@ from keras_distill.export.student_folder import (
     import_places,
     is_keras,
     save_student,
+)
+
+_ADVICE = (
+    "Replace these layers or operations, for instance a bicubic `Resizing` by "
+    "a bilinear one, or pass allow_flex=True if the device's runtime has "
+    "TensorFlow's operations."
 )
 
 
@@ -75,6 +88,56 @@ def make_float_file(
         RuntimeError: If the conversion failed, or if the file doesn't return
             what Keras returns.
     """
+    with saved(student, batch_size) as (known, batch, expected):
+        request = known._replace(
+            allow_flex=allow_flex, unroll=unroll, signature=signature
+        )
+        content: bytes = run_converter(
+            student.name, "LiteRT", _ADVICE, convert, request
+        )
+        seen = _run(student.name, content, request, batch)
+    output_names = request.output_names
+    return FloatFile(
+        content=content,
+        inputs=request.inputs,
+        outputs=describe_outputs(output_names, seen, batch_size),
+        input_names=request.input_names,
+        output_names=output_names,
+        batch_size=batch_size,
+        signature=signature,
+        max_error=require_parity(student, output_names, expected, seen),
+        examples=batch,
+    )
+
+
+def _run(
+    name: str,
+    content: bytes,
+    request: ConversionRequest,
+    batch: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    if not any(o.name.startswith("Flex") for o in operations(content)):
+        return run_apart(name, content, batch, request.inputs[0].shape[0])
+    warnings.warn(
+        f"The file of '{name}' has operations of TensorFlow, which no "
+        "interpreter for Python runs: what was compared with Keras is the "
+        "graph that the file was made from. Check it on the device.",
+        stacklevel=5,
+    )
+    outputs: dict[str, np.ndarray] = processes.call(run_frozen, request, batch)
+    return outputs
+
+
+@contextlib.contextmanager
+def saved(
+    student: keras.Model, batch_size: int | None
+) -> Iterator[tuple[ConversionRequest, dict[str, np.ndarray], Any]]:
+    """Save a student where a converter finds it, until the block ends.
+
+    Yields:
+        What the converter must know, random inputs by name, and the outputs
+        that Keras has for them.
+    """
     require_exportable(student)
     # Its imports take longer than what this process does meanwhile.
     processes.start()
@@ -87,7 +150,6 @@ def make_float_file(
         batch, expected = run_on_examples(
             student, reference, input_names, inputs
         )
-        output_names = name_tensors(expected, "output")
         request = ConversionRequest(
             folder=str(folder),
             custom_objects=places,
@@ -95,53 +157,57 @@ def make_float_file(
             image_data_format=keras.config.image_data_format(),
             inputs=inputs,
             input_names=input_names,
-            output_names=output_names,
-            allow_flex=allow_flex,
-            unroll=unroll,
-            signature=signature,
+            output_names=name_tensors(expected, "output"),
         )
-        content = _convert(student, request)
-    seen = run_apart(student.name, content, batch, batch_size)
-    outputs = tuple(
+        yield request, batch, expected
+
+
+def describe_outputs(
+    output_names: Any, seen: dict[str, np.ndarray], batch_size: int | None
+) -> tuple[TensorInfo, ...]:
+    """The outputs of a file that returned some."""
+    return tuple(
         TensorInfo(
             name, (batch_size, *seen[name].shape[1:]), seen[name].dtype.name
         )
         for name in keras.tree.flatten(output_names)
     )
-    return FloatFile(
-        content=content,
-        inputs=inputs,
-        outputs=outputs,
-        input_names=input_names,
-        output_names=output_names,
-        batch_size=batch_size,
-        signature=signature,
-        max_error=require_parity(student, output_names, expected, seen),
-        examples=batch,
-    )
 
 
-def _convert(student: keras.Model, request: ConversionRequest) -> bytes:
+def run_converter(
+    name: str,
+    target: str,
+    advice: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> Any:
+    """Run a converter in a process apart, and say what it couldn't convert.
+
+    Args:
+        name: The student's.
+        target: What the student is converted to.
+        advice: What to do about operations that aren't there.
+        function: The converter.
+        *arguments: What it is called with.
+
+    Raises:
+        RuntimeError: If the conversion failed.
+    """
     try:
-        content: bytes = processes.call(convert, request)
+        return processes.call(function, *arguments)
     except WorkerError as error:
         if error.kind == "UnsupportedOpsError":
             raise RuntimeError(
-                "LiteRT's built-in operations don't have all that the student "
-                f"does. Received: student='{student.name}' with "
-                f"{error.message}. Replace these layers or operations, for "
-                "instance a bicubic `Resizing` by a bilinear one, or pass "
-                "allow_flex=True if the device's runtime has TensorFlow's "
-                "operations."
+                f"{target} doesn't have all the operations of the student. "
+                f"Received: student='{name}' with {error.message}. {advice}"
             ) from error
         raise RuntimeError(
             "The student couldn't be converted by a process with Keras on "
-            f"TensorFlow. Received: student='{student.name}', {error}\n"
+            f"TensorFlow. Received: student='{name}', {error}\n"
             "If loading failed, mend the class's `get_config`, `build` or "
             "registration. If the process was killed, free memory, and build "
             "RNN layers with unroll=True."
         ) from error
-    return content
 
 
 def run_apart(
@@ -173,17 +239,18 @@ def require_outside_worker() -> None:
     if os.environ.get(processes.IN_WORKER):
         raise RuntimeError(
             "A script with custom layers is imported by the process that "
-            "exports its student, and exports again. Received: a call of "
-            "`export_litert` while the script is imported. Move the call "
-            'under `if __name__ == "__main__":`.'
+            "exports its student, and exports again. Received: an export "
+            "while the script is imported. Move the call under "
+            '`if __name__ == "__main__":`.'
         )
 
 
-def require_packages(names: dict[str, str]) -> None:
+def require_packages(names: dict[str, str], extra: str = "litert") -> None:
     """Refuse to start without the packages that exporting needs.
 
     Args:
         names: Names to install by, by the names to import by.
+        extra: What installs them all.
     """
     missing = [
         package
@@ -192,9 +259,9 @@ def require_packages(names: dict[str, str]) -> None:
     ]
     if missing:
         raise ImportError(
-            "Exporting converts with TensorFlow and checks with LiteRT, in "
-            f"processes of their own. Received: no {' and no '.join(missing)}. "
-            "Run `pip install 'keras-distill[litert]'`."
+            "Exporting converts with TensorFlow, and runs the file to check "
+            f"it. Received: no {' and no '.join(missing)}. Run `pip install "
+            f"'keras-distill[{extra}]'`."
         )
 
 
@@ -211,7 +278,7 @@ def require_exportable(student: keras.Model) -> None:
         or type(student).__module__ == "keras_distill.distiller"
     ):
         raise TypeError(
-            "A LiteRT file is made of a Keras model. Received: "
+            "An exported file is made of a Keras model. Received: "
             f"student={student!r}. Pass a `keras.Model`, such as "
             "`distiller.student`."
         )
@@ -235,8 +302,9 @@ def _require_exportable_layer(layer: keras.Layer) -> None:
         )
     if isinstance(layer, keras.layers.RNN) and layer.stateful:
         raise ValueError(
-            "A LiteRT file keeps no state from call to call. Received: layer "
-            f"'{layer.name}' with stateful=True. Build it with stateful=False."
+            "An exported file keeps no state from call to call. Received: "
+            f"layer '{layer.name}' with stateful=True. Build it with "
+            "stateful=False."
         )
     if layer.quantization_mode is not None:
         raise ValueError(

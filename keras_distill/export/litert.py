@@ -13,9 +13,10 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from keras_distill.export import processes, runner
+from keras_distill.export import processes, runner, trained_ranges
 from keras_distill.export.artifact import LiteRTArtifact, with_details
 from keras_distill.export.budget import Budget
+from keras_distill.export.equalization import equalize
 from keras_distill.export.examples import as_examples
 from keras_distill.export.flatbuffer import with_facts
 from keras_distill.export.float_file import (
@@ -173,16 +174,28 @@ class _Files:
     allow_flex: bool
     metadata: Metadata
     examples: dict[str, np.ndarray] | None = None
+    # What a student that trained with rounding consists of.
+    trained: trained_ranges.TrainedStudent | None = None
     # By whether recurrent layers are unrolled.
-    calibrated: dict[bool, Calibrated] = dataclasses.field(default_factory=dict)
+    files: dict[bool, FloatFile] = dataclasses.field(default_factory=dict)
+    # By that, and by whether channels are equalised.
+    calibrated: dict[tuple[bool, bool], Calibrated] = dataclasses.field(
+        default_factory=dict
+    )
 
     def write(
         self, path: pathlib.Path, quantization: Quantization
     ) -> LiteRTArtifact:
         """Write the file in a scheme."""
-        calibrated = self._calibrated(quantization)
-        file = calibrated.file
-        result = quantize_file(calibrated, quantization)
+        if quantization.scheme == "float32" and not trained_ranges.is_trained(
+            self.student
+        ):
+            file = self._float_file(unroll=False)
+            result = QuantizedFile(file.content, quantization, float("inf"))
+        else:
+            calibrated = self._calibrated(quantization)
+            file = calibrated.file
+            result = quantize_file(calibrated, quantization)
         facts = facts_of(self.student, file, result, self.metadata)
         content = with_facts(result.content, facts, self.metadata.labels)
         replace(path, content)
@@ -199,35 +212,62 @@ class _Files:
 
     def layer_errors(self, quantization: Quantization) -> list[LayerError]:
         """The layers' errors in a scheme, those that lose most first."""
-        return layer_errors_of(self._calibrated(quantization), quantization)
+        calibrated = self._calibrated(quantization)
+        if self.trained:
+            calibrated = calibrated.compared_with_float()
+        return layer_errors_of(calibrated, quantization)
 
     def _calibrated(self, quantization: Quantization) -> Calibrated:
         """The float32 file that a scheme starts from, made once."""
         static = quantization.details.kind == "static"
-        _require_data(quantization, self.calibration_data)
+        if not trained_ranges.is_trained(self.student):
+            _require_data(quantization, self.calibration_data)
+        else:
+            trained_ranges.require_trained_for(self.student, quantization)
+            self.trained = self.trained or trained_ranges.plain_student(
+                self.student
+            )
         # Loops have no ranges of their own.
         unroll = static and any(
             isinstance(v, keras.layers.RNN) for v in layers_of(self.student)
         )
-        known = self.calibrated.get(unroll)
+        key = (unroll, quantization.equalize)
+        known = self.calibrated.get(key)
         if known is None or (static and known.ranges is None):
-            file = known.file if known else self._float_file(unroll)
-            # Once: a generator has no second time.
-            if self.examples is None and self.calibration_data is not None:
-                self.examples = as_examples(
-                    self.calibration_data, file.input_names, file.inputs
-                )
-            self.calibrated[unroll] = calibrate(file, self.examples, static)
-        return self.calibrated[unroll]
+            self.calibrated[key] = self._calibrate(
+                self._float_file(unroll), quantization
+            )
+        return self.calibrated[key]
+
+    def _calibrate(
+        self, file: FloatFile, quantization: Quantization
+    ) -> Calibrated:
+        static = quantization.details.kind == "static"
+        # Once: a generator has no second time.
+        if self.examples is None and self.calibration_data is not None:
+            self.examples = as_examples(
+                self.calibration_data, file.input_names, file.inputs
+            )
+        if self.trained:
+            return trained_ranges.calibrate_as_trained(
+                self.student, self.trained, file, self.examples, static
+            )
+        if quantization.equalize:
+            content = processes.call(equalize, file.content)
+            file = file._replace(content=content)
+        return calibrate(file, self.examples, static)
 
     def _float_file(self, unroll: bool) -> FloatFile:
-        return make_float_file(
-            self.student,
-            self.batch_size,
-            self.signature,
-            self.allow_flex,
-            unroll,
-        )
+        """The float32 file, made once."""
+        if unroll not in self.files:
+            self.files[unroll] = make_float_file(
+                self.trained.plain if self.trained else self.student,
+                self.batch_size,
+                self.signature,
+                self.allow_flex,
+                unroll,
+            )
+        return self.files[unroll]
 
 
 def layer_errors(
@@ -282,9 +322,11 @@ def facts_of(
     metadata: Metadata,
 ) -> dict[str, Any]:
     """What a file says of itself."""
-    inputs, outputs = processes.call(
-        _tensors, result.content, file.inputs, file.outputs
-    )
+    inputs, outputs = file.inputs, file.outputs
+    if result.quantization.scheme != "float32":
+        inputs, outputs = processes.call(
+            _tensors, result.content, inputs, outputs
+        )
     facts = {
         "inputs": [info._asdict() for info in inputs],
         "outputs": [info._asdict() for info in outputs],

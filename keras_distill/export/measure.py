@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_distill.export.flatbuffer import operations, read_model
+from keras_distill.export.runner import open_interpreter
 
 _WARM_UP = 5
 
@@ -88,7 +89,8 @@ def measure(
 
 
 def _latency(content: bytes, threads: int, runs: int) -> Latency:
-    interpreter = _interpreter(content, threads)
+    interpreter = open_interpreter(content, threads)
+    interpreter.allocate_tensors()
     random = np.random.default_rng(0)
     for details in interpreter.get_input_details():
         shape, dtype = details["shape"], details["dtype"]
@@ -106,16 +108,6 @@ def _latency(content: bytes, threads: int, runs: int) -> Latency:
     times = times[_WARM_UP:]
     p90 = float(np.percentile(times, 90))
     return Latency(statistics.median(times), p90, threads, runs)
-
-
-def _interpreter(content: bytes, threads: int) -> Any:
-    if any(o.name.startswith("Flex") for o in operations(content)):
-        from tensorflow.lite import Interpreter
-    else:
-        from ai_edge_litert.interpreter import Interpreter
-    interpreter = Interpreter(model_content=content, num_threads=threads)
-    interpreter.allocate_tensors()
-    return interpreter
 
 
 @contextlib.contextmanager

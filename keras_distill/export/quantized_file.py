@@ -68,7 +68,8 @@ class Calibrated(NamedTuple):
     Attributes:
         file: The float32 file.
         examples: Examples to compare on.
-        expected: The float32 file's outputs for them.
+        expected: The float32 file's outputs for them; those of the student
+            itself, if it trained with rounding.
         ranges: The tensors' ranges over all calibration examples; None where
             no scheme needs them.
     """
@@ -77,6 +78,16 @@ class Calibrated(NamedTuple):
     examples: dict[str, np.ndarray]
     expected: dict[str, np.ndarray]
     ranges: quantizer.Ranges | None
+
+    def compared_with_float(self) -> Calibrated:
+        """The same, to be compared with what the float32 file returns."""
+        expected = run_apart(
+            "the float32 file",
+            self.file.content,
+            self.examples,
+            self.file.batch_size,
+        )
+        return self._replace(expected=expected)
 
 
 def calibrate(

@@ -53,14 +53,24 @@ def run(
 
 def open_signature(content: bytes, threads: int = 1) -> Any:
     """The runner of the file's one signature, its memory allocated."""
-    if any(o.name.startswith("Flex") for o in operations(content)):
-        # Only TensorFlow's own interpreter has TensorFlow's operations.
-        from tensorflow.lite import Interpreter
-    else:
-        from ai_edge_litert.interpreter import Interpreter
+    return open_interpreter(content, threads).get_signature_runner()
 
-    interpreter = Interpreter(model_content=content, num_threads=threads)
-    return interpreter.get_signature_runner()
+
+def open_interpreter(content: bytes, threads: int = 1) -> Any:
+    """LiteRT's interpreter for a file.
+
+    Raises:
+        RuntimeError: If the file has operations of TensorFlow.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    if any(o.name.startswith("Flex") for o in operations(content)):
+        raise RuntimeError(
+            "No interpreter for Python runs operations of TensorFlow. "
+            "Received: a file that was exported with allow_flex=True. Run it "
+            "on the device."
+        )
+    return Interpreter(model_content=content, num_threads=threads)
 
 
 def _chunk(array: np.ndarray, start: int, size: int) -> np.ndarray:

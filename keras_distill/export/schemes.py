@@ -98,6 +98,9 @@ class Quantization:
         min_snr_db: Signal-to-noise ratio of the outputs on the calibration
             data, in dB, that a static scheme must reach. Where it doesn't, the
             layers that lose most stay in float, one after the other.
+        equalize: Whether to equalise the ranges of the channels between layers
+            first (cross-layer equalisation), which loses nothing in float. It
+            pays where few channels are far larger than the others.
 
     Raises:
         ValueError: If the scheme is unknown, or an argument doesn't fit it.
@@ -108,7 +111,9 @@ class Quantization:
 
     Reference:
         Jacob et al., "Quantization and Training of Neural Networks for
-        Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
+        Efficient Integer-Arithmetic-Only Inference", CVPR 2018; Nagel et al.,
+        "Data-Free Quantization Through Weight Equalization and Bias
+        Correction", ICCV 2019.
     """
 
     scheme: str = "float32"
@@ -116,6 +121,7 @@ class Quantization:
     per_channel: bool = True
     float_layers: tuple[str, ...] = ()
     min_snr_db: float | None = None
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:

@@ -330,9 +330,7 @@ def check_file(
         latency=costs.latency,
         peak_memory=costs.peak_memory,
         fully_accelerated=costs.fully_accelerated,
-        operations=dict(
-            collections.Counter(o.name for o in operations(model))
-        ),
+        operations=dict(collections.Counter(o.name for o in operations(model))),
         profile=costs.profile,
         micro=_on_micro(artifact, arrays) if micro else None,
     )

@@ -8,7 +8,13 @@ import pytest
 from support import only_on
 
 import keras_distill as kd
-from keras_distill.export import flatbuffer, processes, quantizer
+from keras_distill.export import (
+    equalization,
+    flatbuffer,
+    processes,
+    quantizer,
+    runner,
+)
 from keras_distill.export.quantized_file import operations_by_layer, snr_db
 from keras_distill.export.schemes import SCHEMES, as_quantization
 
@@ -231,6 +237,48 @@ def test_worst_layers_stay_in_float_until_the_bound_is_met(fragile, tmp_path):
             kd.Quantization("int8", integer_io=True, min_snr_db=1000),
             calibration_data=x,
         )
+
+
+def test_equalised_channels_lose_less_to_integers(fragile, tmp_path):
+    x = np.random.default_rng(0).random((64, 16)).astype("float32")
+    path = tmp_path / "student.tflite"
+    with pytest.warns(UserWarning, match="signal-to-noise"):
+        plain = kd.export_litert(fragile, path, "int8", calibration_data=x)
+    equal = kd.export_litert(
+        fragile,
+        path,
+        kd.Quantization("int8", equalize=True),
+        calibration_data=x,
+    )
+    assert equal.snr_db > plain.snr_db + 15
+    expected = fragile.predict(x, verbose=0)
+    error = np.abs(equal.predict(x) - expected).max()
+    assert error < 0.05 * np.ptp(expected)
+
+
+def test_equalisation_changes_nothing_in_float(student, images, tmp_path):
+    artifact = kd.export_litert(student, tmp_path / "student.tflite")
+    content = artifact.model()
+    equal = processes.call(equalization.equalize, content)
+    model = flatbuffer.read_model(equal)
+    # "first" feeds "depthwise" alone, and "hidden" feeds "head".
+    pairs = equalization._pairs(model)
+    assert [first.kernel.shape for first, _ in pairs] == [
+        (16, 3, 3, 3),
+        (32, 16),
+    ]
+    for first, second in pairs:
+        np.testing.assert_allclose(
+            equalization._largest(first.kernel, first.out_axis),
+            equalization._largest(second.kernel, second.in_axis),
+            rtol=2e-3,
+        )
+    inputs = {"image": images}
+    np.testing.assert_allclose(
+        runner.run(equal, inputs, 1)["output_0"],
+        runner.run(content, inputs, 1)["output_0"],
+        atol=1e-5,
+    )
 
 
 def test_operations_belong_to_the_layer_whose_work_they_do():

@@ -1,0 +1,81 @@
+"""Time an export against the converter that it contains.
+
+    KERAS_BACKEND=tensorflow python examples/benchmark_export.py
+
+Both export the same students in turns: Keras' own `student.export(format=
+"litert")`, which is TensorFlow's converter in this very process and checks
+nothing, and `export_litert`, which saves, converts in a process apart, compares
+with Keras and writes. Prints the ratio of the medians, and what the first
+export of a program waits for that process to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+
+    import keras
+    from export_table import NETWORKS
+
+    import keras_distill as kd
+
+    folder = pathlib.Path(tempfile.mkdtemp())
+    first = NETWORKS["CNN"](keras)
+    started = time.perf_counter()
+    kd.export_litert(first, folder / "first.tflite")
+    print(f"first export of a program: {time.perf_counter() - started:.1f} s")
+
+    students = {name: make(keras) for name, make in NETWORKS.items()}
+    students["MobileNetV2"] = keras.applications.MobileNetV2(weights=None)
+    for name, student in students.items():
+        theirs, ours = [], []
+        for _ in range(rounds):
+            with contextlib.redirect_stdout(io.StringIO()):
+                theirs.append(
+                    seconds(
+                        lambda s=student: s.export(
+                            folder / "theirs.tflite", format="litert"
+                        )
+                    )
+                )
+                ours.append(
+                    seconds(
+                        lambda s=student: kd.export_litert(
+                            s, folder / "ours.tflite"
+                        )
+                    )
+                )
+        converter, export = statistics.median(theirs), statistics.median(ours)
+        print(
+            f"{name:<18} converter {converter:6.2f} s, export {export:6.2f} s, "
+            f"ratio {export / converter:.2f}",
+            flush=True,
+        )
+    print(
+        f"Medians of {rounds} rounds in turns, {os.cpu_count()} cores, Keras "
+        f"{keras.version()}, {time.strftime('%Y-%m-%d')}."
+    )
+
+
+def seconds(action) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

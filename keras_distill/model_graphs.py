@@ -1,0 +1,195 @@
+"""A model's graph: which layer reads what, and the same graph built anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+# Calls an operation, with a number that counts the calls from 0, on what it
+# was called on.
+Call = Callable[..., Any]
+
+
+class Step(NamedTuple):
+    """A call in a graph.
+
+    Attributes:
+        operation: The layer, or the operation of `keras.ops`.
+        inputs: Numbers of the tensors that it reads.
+        outputs: Numbers of the tensors that it returns.
+    """
+
+    operation: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Graph:
+    """The calls of a model, in the order in which they run.
+
+    Args:
+        steps: The calls.
+        outputs: Numbers of the tensors that the model returns.
+    """
+
+    def __init__(self, steps: Sequence[Step], outputs: Sequence[int]) -> None:
+        self.steps = list(steps)
+        self.outputs = set(outputs)
+        self._calls = Counter(id(step.operation) for step in steps)
+        self._readers: dict[int, list[int]] = {}
+        for i, step in enumerate(steps):
+            for tensor in step.inputs:
+                self._readers.setdefault(tensor, []).append(i)
+
+    def following(self, step: int) -> int | None:
+        """The only call that reads the only output of a call, if it is so."""
+        outputs = self.steps[step].outputs
+        if len(outputs) != 1 or self.is_last(step):
+            return None
+        readers = self._readers.get(outputs[0], [])
+        return readers[0] if len(readers) == 1 else None
+
+    def preceding(self, step: int) -> int | None:
+        """The only call that makes what a call reads, if there is one."""
+        inputs = self.steps[step].inputs
+        makers = [
+            i for i, s in enumerate(self.steps) if set(s.outputs) & set(inputs)
+        ]
+        return makers[0] if len(makers) == len(inputs) == 1 else None
+
+    def is_last(self, step: int) -> bool:
+        """Whether the model returns what a call does."""
+        return bool(self.outputs.intersection(self.steps[step].outputs))
+
+    def is_called_once(self, step: int) -> bool:
+        """Whether the operation isn't called a second time."""
+        return self._calls[id(self.steps[step].operation)] == 1
+
+
+def trace(model: keras.Model) -> Graph:
+    """The graph of a Functional or Sequential model.
+
+    Raises:
+        ValueError: If the model is neither.
+    """
+    if isinstance(model, keras.Sequential):
+        steps = [Step(v, (i,), (i + 1,)) for i, v in enumerate(model.layers)]
+        return Graph(steps, [len(steps)])
+    # The student's own layers would remember to have been called again.
+    originals: dict[int, Any] = {}
+    numbers: dict[int, int] = {}
+    # Their ids are not to be used again.
+    alive: list[Any] = []
+    steps = []
+
+    def number(structure: Any) -> tuple[int, ...]:
+        tensors = _tensors(structure)
+        alive.extend(tensors)
+        return tuple(numbers.setdefault(id(t), len(numbers)) for t in tensors)
+
+    def clone(operation: Any) -> Any:
+        copy = copy_of(operation)
+        originals[id(copy)] = operation
+        return copy
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = operation(*args, **kwargs)
+        original = originals[id(operation)]
+        steps.append(Step(original, number((args, kwargs)), number(outputs)))
+        return outputs
+
+    copy = _cloned(model, clone, call)
+    return Graph(steps, number(copy.outputs))
+
+
+def rebuild(
+    model: keras.Model,
+    call: Call,
+    prepare: Callable[[Any], Any] | None = None,
+) -> keras.Model:
+    """A model of the same graph, with other layers in it.
+
+    Args:
+        model: A Functional or Sequential model.
+        call: What to do for each call of its graph: a function of the call's
+            number, of the operation, and of what that was called on.
+        prepare: What to make of each input before anything reads it.
+
+    Returns:
+        A Functional model, compiled as `model` is.
+    """
+    if isinstance(model, keras.Sequential):
+        return _rebuild_sequential(model, call, prepare)
+    # What no call has returned is an input.
+    known: dict[int, Any] = {}
+    alive: list[Any] = []
+    count = iter(range(10**9))
+
+    def read(tensor: Any) -> Any:
+        if not isinstance(tensor, keras.KerasTensor):
+            return tensor
+        if id(tensor) not in known:
+            known[id(tensor)] = prepare(tensor) if prepare else tensor
+            alive.append(tensor)
+        return known[id(tensor)]
+
+    def visit(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(read, (args, kwargs))
+        outputs = call(next(count), operation, *args, **kwargs)
+        for tensor in _tensors(outputs):
+            known[id(tensor)] = tensor
+            alive.append(tensor)
+        return outputs
+
+    return _cloned(model, lambda operation: operation, visit)
+
+
+def _rebuild_sequential(
+    model: keras.Sequential,
+    call: Call,
+    prepare: Callable[[Any], Any] | None,
+) -> keras.Model:
+    first = model.inputs[0]
+    inputs = keras.Input(
+        batch_shape=first.shape, dtype=first.dtype, name=first.name
+    )
+    x = prepare(inputs) if prepare else inputs
+    for i, layer in enumerate(model.layers):
+        x = call(i, layer, x)
+    copy = keras.Model(inputs, x, name=model.name)
+    if model.compiled:
+        copy.compile_from_config(model.get_compile_config())
+    return copy
+
+
+def _cloned(model: keras.Model, clone: Call, call: Call) -> keras.Model:
+    # Only models that Keras runs by a graph have a list of operations.
+    if not hasattr(model, "operations"):
+        raise ValueError(
+            "A subclassed model shows no graph of its layers. Received: "
+            f"'{model.name}' of type {type(model).__name__}. Build it as a "
+            "Functional or Sequential model."
+        )
+    return keras.models.clone_model(
+        model, clone_function=clone, call_function=call
+    )
+
+
+def copy_of(operation: Any) -> Any:
+    """A layer or operation with the same arguments, and new variables."""
+    return type(operation).from_config(operation.get_config())
+
+
+def copy_variables(source: keras.Layer, target: keras.Layer) -> None:
+    """Give a layer the values of another one that is built like it."""
+    for ours, theirs in zip(target.variables, source.variables, strict=True):
+        # Not the same array: a training step on JAX gives it away.
+        ours.assign(keras.ops.convert_to_numpy(theirs.value))
+
+
+def _tensors(structure: Any) -> list[Any]:
+    leaves = keras.tree.flatten(structure)
+    return [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
