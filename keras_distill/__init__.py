@@ -7,8 +7,8 @@ from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
 )
 from keras_distill.distiller import Distiller as Distiller
-from keras_distill.export import Artifact as Artifact
 from keras_distill.export import Budget as Budget
+from keras_distill.export import ExportArtifact as ExportArtifact
 from keras_distill.export import LiteRTArtifact as LiteRTArtifact
 from keras_distill.export import Metadata as Metadata
 from keras_distill.export import ONNXArtifact as ONNXArtifact
@@ -16,6 +16,9 @@ from keras_distill.export import OpenVINOArtifact as OpenVINOArtifact
 from keras_distill.export import Quantization as Quantization
 from keras_distill.export import SavedModelArtifact as SavedModelArtifact
 from keras_distill.export import export_litert as export_litert
+from keras_distill.export import (
+    export_microcontroller as export_microcontroller,
+)
 from keras_distill.export import export_onnx as export_onnx
 from keras_distill.export import export_openvino as export_openvino
 from keras_distill.export import export_saved_model as export_saved_model
@@ -29,9 +32,9 @@ from keras_distill.quantization_aware import (
 )
 
 __all__ = [
-    "Artifact",
     "Budget",
     "Distiller",
+    "ExportArtifact",
     "HardLabelAccuracy",
     "HardLabels",
     "LiteRTArtifact",
@@ -44,6 +47,7 @@ __all__ = [
     "average_heads",
     "export",
     "export_litert",
+    "export_microcontroller",
     "export_onnx",
     "export_openvino",
     "export_saved_model",

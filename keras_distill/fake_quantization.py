@@ -106,7 +106,8 @@ class FakeQuantizedWeights(keras.layers.Wrapper):  # type: ignore[misc]  # keras
         >>> import keras, numpy as np
         >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
         >>> layer = FakeQuantizedWeights(dense, "weight_only_int4", 4)
-        >>> float(layer(np.ones((1, 3), "float32"))[0, 0])
+        >>> sums = layer(np.ones((1, 3), "float32"))
+        >>> float(keras.ops.convert_to_numpy(sums)[0, 0])
         3.0
     """
 

@@ -185,7 +185,8 @@ def test_rounds_where_a_file_does():
         "first_relu",
         "depthwise_relu",
         "pointwise",
-        # Not add, side: they are one operation with what follows, or copied.
+        # Not add, which is one operation with its ReLU, nor side, which takes
+        # the range of concat.
         "relu",
         "separable_depthwise",
         "separable",
@@ -198,7 +199,7 @@ def test_rounds_where_a_file_does():
     }
 
 
-def test_a_bigger_batch_norm_isnt_folded_into_a_layer_with_other_readers():
+def test_a_norm_isnt_folded_into_a_layer_with_other_readers():
     image = keras.Input((4, 4, 1))
     x = layers.Conv2D(2, 1, name="conv")(image)
     y = layers.BatchNormalization(name="norm")(x)
@@ -447,11 +448,28 @@ def test_asks_for_data_where_a_tensor_has_no_range(tmp_path):
     x = np.random.default_rng(0).normal(size=(100, 8)).astype("float32")
     ready = kd.quantization_aware(student, "int8", x)
     path = tmp_path / "student.tflite"
-    with pytest.raises(ValueError, match="norm.*calibration_data"):
+    with pytest.raises(ValueError, match=r"norm.*calibration_data"):
         kd.export_litert(ready, path, "int8")
     artifact = kd.export_litert(ready, path, "int8", calibration_data=x)
     expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
     assert np.mean(expected.argmax(-1) == seen.argmax(-1)) >= 0.95
+
+
+@only_on("tensorflow")
+def test_pixels_need_no_range(tmp_path):
+    student = keras.Sequential(
+        [
+            keras.Input((4, 4, 1), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(3, 3, name="conv"),
+        ]
+    )
+    x = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), "uint8")
+    ready = kd.quantization_aware(student, "int8", x)
+    artifact = kd.export_litert(ready, tmp_path / "student.tflite", "int8")
+    expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
+    step = np.ptp(ready.get_layer("conv_range").range()) / 255
+    assert np.abs(expected - seen).max() <= 2 * step
 
 
 @only_on("tensorflow")

@@ -6,7 +6,7 @@ from keras_distill.export.budget import Board as Board
 from keras_distill.export.budget import Budget as Budget
 from keras_distill.export.flatbuffer import DamagedFileError as DamagedFileError
 from keras_distill.export.flatbuffer import Operation as Operation
-from keras_distill.export.formats import Artifact as Artifact
+from keras_distill.export.formats import ExportArtifact as ExportArtifact
 from keras_distill.export.formats import ONNXArtifact as ONNXArtifact
 from keras_distill.export.formats import OpenVINOArtifact as OpenVINOArtifact
 from keras_distill.export.formats import (
@@ -23,6 +23,14 @@ from keras_distill.export.litert import layer_errors as layer_errors
 from keras_distill.export.measure import Latency as Latency
 from keras_distill.export.measure import OperationTime as OperationTime
 from keras_distill.export.metadata import Metadata as Metadata
+from keras_distill.export.micro_runner import MicroCheck as MicroCheck
+from keras_distill.export.micro_runner import check_on_micro as check_on_micro
+from keras_distill.export.microcontroller import (
+    MicrocontrollerPackage as MicrocontrollerPackage,
+)
+from keras_distill.export.microcontroller import (
+    export_microcontroller as export_microcontroller,
+)
 from keras_distill.export.quantized_file import LayerError as LayerError
 from keras_distill.export.schemes import Quantization as Quantization
 from keras_distill.export.signature import TensorInfo as TensorInfo
@@ -32,15 +40,17 @@ from keras_distill.export.verify import verify_litert as verify_litert
 
 __all__ = [
     "BOARDS",
-    "Artifact",
     "Board",
     "Budget",
     "DamagedFileError",
+    "ExportArtifact",
     "Latency",
     "LayerError",
     "LiteRTArtifact",
     "LiteRTCheck",
     "Metadata",
+    "MicroCheck",
+    "MicrocontrollerPackage",
     "ONNXArtifact",
     "OpenVINOArtifact",
     "Operation",
@@ -49,7 +59,9 @@ __all__ = [
     "Quantization",
     "SavedModelArtifact",
     "TensorInfo",
+    "check_on_micro",
     "export_litert",
+    "export_microcontroller",
     "export_onnx",
     "export_openvino",
     "export_saved_model",

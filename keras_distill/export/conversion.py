@@ -44,8 +44,6 @@ class ConversionRequest(NamedTuple):
         allow_flex: Whether the file may have operations of TensorFlow.
         unroll: Whether to unroll recurrent layers.
         signature: Name of the file's signature.
-        trained_ranges: Whether the student has ranges of its own that it is
-            to be quantised with.
     """
 
     folder: str
@@ -58,7 +56,6 @@ class ConversionRequest(NamedTuple):
     allow_flex: bool = False
     unroll: bool = False
     signature: str = "serving_default"
-    trained_ranges: bool = False
 
 
 def convert(request: ConversionRequest) -> bytes:
@@ -200,8 +197,6 @@ def _convert(frozen: Any, request: ConversionRequest) -> bytes:
         if request.allow_flex:
             sets.append(tf.lite.OpsSet.SELECT_TF_OPS)
         converter.target_spec.supported_ops = sets
-        if request.trained_ranges:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         content: bytes = converter.convert()
     return content
 

@@ -141,9 +141,10 @@ def _layer(
     # A bias may be absent: -1, or no third input.
     inputs = [i for i in model.subgraphs[0].operators[number].inputs if i >= 0]
     arrays = [_writable(model, i, readers[i] == [number]) for i in inputs[1:]]
-    if any(array is None for array in arrays):
+    found = [array for array in arrays if array is not None]
+    if len(found) < len(arrays):
         return None
-    kernel, *rest = arrays
+    kernel, *rest = found
     return _Layer(kernel, rest[0] if rest else None, *_AXES[name])
 
 

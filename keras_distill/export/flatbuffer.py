@@ -8,11 +8,13 @@ program reads the archive: the layout in which Android's tools look for
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _CHECKSUM = re.compile(rb"sha256:[0-9a-f]{64}\Z")
@@ -44,20 +46,39 @@ class Operation(NamedTuple):
 
 
 def operations(content: bytes) -> list[Operation]:
-    """The file's operations, in the order in which they run."""
+    """The file's operations, in the order in which they run.
+
+    Raises:
+        DamagedFileError: If the content isn't a LiteRT model.
+    """
     model = read_model(content)
-    return [
-        Operation(
-            name,
-            tuple(_names(graph, operator.inputs)),
-            tuple(_names(graph, operator.outputs)),
-            number,
-        )
-        for number, graph in enumerate(model.subgraphs)
-        for name, operator in zip(
-            operation_names(model, number), graph.operators or [], strict=True
-        )
-    ]
+    with _damage_is_named():
+        return [
+            Operation(
+                name,
+                tuple(_names(graph, operator.inputs)),
+                tuple(_names(graph, operator.outputs)),
+                number,
+            )
+            for number, graph in enumerate(model.subgraphs)
+            for name, operator in zip(
+                operation_names(model, number),
+                graph.operators or [],
+                strict=True,
+            )
+        ]
+
+
+@contextlib.contextmanager
+def _damage_is_named() -> Iterator[None]:
+    try:
+        yield
+    # Every kind of nonsense is possible in a damaged file.
+    except Exception as error:
+        raise DamagedFileError(
+            "The LiteRT file is damaged. Received: "
+            f"{type(error).__name__}: {error}. Get the file again."
+        ) from error
 
 
 def operation_names(model: Any, subgraph: int = 0) -> list[str]:
@@ -96,14 +117,8 @@ def read_model(content: bytes) -> Any:
             f"{content[4:8]!r} there, in {len(content)} bytes. Pass a whole "
             "`.tflite` file."
         )
-    try:
+    with _damage_is_named():
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    # Every kind of nonsense is possible in a damaged file.
-    except Exception as error:
-        raise DamagedFileError(
-            "The LiteRT file is damaged. Received: "
-            f"{type(error).__name__}: {error}. Get the file again."
-        ) from error
 
 
 def with_facts(

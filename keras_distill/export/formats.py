@@ -52,7 +52,7 @@ _SAVED_MODEL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Artifact(abc.ABC):
+class ExportArtifact(abc.ABC):
     """A file that was checked against its student.
 
     Attributes:
@@ -106,14 +106,14 @@ class Artifact(abc.ABC):
         """The outputs by name, for inputs by name."""
 
 
-class ONNXArtifact(Artifact):
+class ONNXArtifact(ExportArtifact):
     """An ONNX file, which onnxruntime runs."""
 
     def _run(self, inputs: Arrays) -> Arrays:
         return run_onnx(str(self.path), inputs, self.batch_size)
 
 
-class OpenVINOArtifact(Artifact):
+class OpenVINOArtifact(ExportArtifact):
     """An OpenVINO file: `path` is the `.xml`, the weights lie beside it.
 
     `predict` computes in float32, also on a CPU where OpenVINO prefers
@@ -124,7 +124,7 @@ class OpenVINOArtifact(Artifact):
         return run_openvino(str(self.path), inputs, self.batch_size)
 
 
-class SavedModelArtifact(Artifact):
+class SavedModelArtifact(ExportArtifact):
     """A SavedModel's folder, which TensorFlow runs in a process of its own."""
 
     def _run(self, inputs: Arrays) -> Arrays:
@@ -135,7 +135,7 @@ class SavedModelArtifact(Artifact):
         return outputs
 
 
-_A = TypeVar("_A", bound=Artifact)
+_A = TypeVar("_A", bound=ExportArtifact)
 
 
 class _Format(NamedTuple):

@@ -2,7 +2,7 @@
 
 That runtime has fewer operations than LiteRT, computes some of what it takes
 differently, and gets all its memory at once, as an "arena". Its interpreter is
-native code that can abort, so `check_on_micro` runs it through `processes`.
+native code that can crash, so it runs in processes of its own.
 """
 
 from __future__ import annotations
@@ -106,11 +106,16 @@ def check_on_micro(artifact: LiteRTArtifact, x: Any) -> MicroCheck:
     require_tflite_micro()
     model = artifact.model()
     batch = as_examples(x, artifact.input_names, artifact.float_inputs())
-    arena = call_micro(artifact, smallest_arena, model)
-    seen = call_micro(artifact, run, model, batch, arena)
+    with explained(artifact):
+        arena = smallest_arena(model)
+        seen = processes.call(run, model, batch, arena)
     expected = processes.call(runner.run, model, batch, artifact.batch_size)
     check = _compare(model, expected, seen, arena)
-    _require_equal(artifact, check, _allowed_error(model, expected))
+    # In a deep student a step grows on its way.
+    if not (
+        _within_steps(model, expected, seen) or check.snr_db >= artifact.snr_db
+    ):
+        raise RuntimeError(_difference(artifact, check))
     return check
 
 
@@ -124,16 +129,15 @@ def require_tflite_micro() -> None:
         )
 
 
-def call_micro(
-    artifact: LiteRTArtifact, function: Callable[..., Any], *arguments: Any
-) -> Any:
-    """Call a function of this module apart, and tell what it is that fails.
+@contextlib.contextmanager
+def explained(artifact: LiteRTArtifact) -> Iterator[None]:
+    """Tell what it is that TensorFlow Lite Micro doesn't take.
 
     Raises:
-        RuntimeError: If the function fails, or the interpreter aborts.
+        RuntimeError: In place of a `WorkerError`.
     """
     try:
-        return processes.call(function, *arguments)
+        yield
     except WorkerError as error:
         raise RuntimeError(
             f"{_explain(error.message)} Received: path='{artifact.path}', "
@@ -167,33 +171,43 @@ def _explain(log: str) -> str:
 def smallest_arena(content: bytes) -> int:
     """Bytes of the smallest arena that the file runs in.
 
-    The runtime reports what it used of a large arena. Most files run in just
-    that. With many tensors, planning needs more for a moment, and how much is
-    found by halving. Below the report nothing is tried: an arena that is too
-    small for the tensors themselves was seen to crash the interpreter.
+    The runtime reports what it used of a large arena, and many files run in
+    just that. Others need more for a moment, while the interpreter prepares,
+    and how much is found by halving. In an arena that is too small the
+    interpreter may crash, so each is tried in a process of its own.
 
     Args:
         content: The file's content.
 
     Returns:
-        The size, at most 16 bytes too large.
+        The size, at most 15 bytes too large.
 
     Raises:
-        RuntimeError: If the interpreter doesn't take the file.
+        WorkerError: If the interpreter doesn't take the file.
     """
-    used = _reported_arena(content)
-    if _runs_in(content, used):
-        return used
-    low, high = used, 2 * used
-    while high < _LARGE_ARENA and not _runs_in(content, high):
-        low, high = high, 2 * high
-    while high - low > _ALIGNMENT:
+    used = processes.call(_reported_arena, content)
+    # In units of the alignment, since nothing smaller makes a difference.
+    low = -(-used // _ALIGNMENT) - 1
+    high = low + 1
+    while high < _LARGE_ARENA // _ALIGNMENT and not _fits(content, high):
+        low, high = high, high + 2 * (high - low)
+    while high - low > 1:
         middle = (low + high) // 2
-        if _runs_in(content, middle):
+        if _fits(content, middle):
             high = middle
         else:
             low = middle
-    return high
+    return high * _ALIGNMENT
+
+
+def _fits(content: bytes, units: int) -> bool:
+    try:
+        fits: bool = processes.call(_runs_in, content, units * _ALIGNMENT)
+    except WorkerError as error:
+        if error.killed:
+            return False
+        raise
+    return fits
 
 
 def _reported_arena(content: bytes) -> int:
@@ -403,15 +417,21 @@ def _agreement(expected: np.ndarray, seen: np.ndarray) -> float:
     return float(same.mean())
 
 
-def _allowed_error(model: bytes, expected: dict[str, np.ndarray]) -> float:
-    """What rounding may do, relative to the range of an output."""
-    steps = _output_steps(model)
-    return max(
-        _STEPS * steps[name] / _range(array) for name, array in expected.items()
+def _within_steps(
+    model: bytes,
+    expected: dict[str, np.ndarray],
+    seen: dict[str, np.ndarray],
+) -> bool:
+    steps = output_steps(model)
+    return all(
+        _error(array, seen[name])
+        # Between two steps, since floats aren't exact.
+        <= max((_STEPS + 0.5) * steps[name], _FLOAT_ERROR * _range(array))
+        for name, array in expected.items()
     )
 
 
-def _output_steps(content: bytes) -> dict[str, float]:
+def output_steps(content: bytes) -> dict[str, float]:
     """The quantisation step that each output was rounded to, or 0."""
     graph = read_model(content).subgraphs[0]
     makers = {
@@ -431,20 +451,14 @@ def _output_steps(content: bytes) -> dict[str, float]:
     return steps
 
 
-def _require_equal(
-    artifact: LiteRTArtifact, check: MicroCheck, allowed: float
-) -> None:
-    few_steps = check.max_error <= max(allowed, _FLOAT_ERROR)
-    # In a deep student a step grows on its way.
-    if few_steps or check.snr_db >= artifact.snr_db:
-        return
-    raise RuntimeError(
+def _difference(artifact: LiteRTArtifact, check: MicroCheck) -> str:
+    return (
         "tflite-micro runs the file and returns something else than LiteRT. "
         f"Received: path='{artifact.path}', "
         f"quantization={artifact.quantization.scheme!r}, with outputs that "
         f"differ by {check.max_error:.1e} of their range (accepted: "
-        f"{max(allowed, _FLOAT_ERROR):.1e}), a signal-to-noise ratio of "
-        f"{check.snr_db:.1f} dB, and {check.agreement:.0%} of the decisions "
-        "in common. Export with quantization='int8': its integers are computed "
-        "there as they are here."
+        f"{_STEPS} quantisation steps, or {_FLOAT_ERROR:.0e} without), a "
+        f"signal-to-noise ratio of {check.snr_db:.1f} dB, and "
+        f"{check.agreement:.0%} of the decisions in common. Export with "
+        "quantization='int8': its integers are computed there as here."
     )

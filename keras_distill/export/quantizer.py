@@ -198,9 +198,9 @@ def _tie_parts(graph: Sequence[Operation], ranges: Ranges) -> Ranges:
     ranges = dict(ranges)
     for operation in graph:
         if operation.name in _SPLITS:
-            whole = [name for name in operation.inputs if name in ranges]
-            for name in operation.outputs:
-                ranges[name] = ranges[whole[-1]]
+            # A mask's parts are no numbers and have no range.
+            for whole in [n for n in operation.inputs if n in ranges]:
+                ranges |= dict.fromkeys(operation.outputs, ranges[whole])
     return ranges
 
 

@@ -64,6 +64,7 @@ def complete(content: bytes, ranges: Ranges) -> Ranges:
             constants.add(tensor.name.decode())
             known[tensor.name.decode()] = values.min(), values.max()
     every = [o for o in operations(content) if o.subgraph == 0]
+    known.update(_pixels(graph, every))
     activations = [
         getattr(o.builtinOptions, "fusedActivationFunction", 0)
         for o in graph.operators
@@ -79,6 +80,19 @@ def complete(content: bytes, ranges: Ranges) -> Ranges:
     _require_all(graph, every, known)
     # Those of weights are the quantizer's affair, channel by channel.
     return {n: as_range(*r) for n, r in known.items() if n not in constants}
+
+
+def _pixels(graph: Any, every: list[Operation]) -> dict[str, Any]:
+    """The ranges of integers of 8 bits that become floats."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    types = {tensor.name.decode(): tensor.type for tensor in graph.tensors}
+    return {
+        operation.outputs[0]: (0, 255)
+        for operation in every
+        if operation.name == "CAST"
+        and types[operation.inputs[0]] == schema.TensorType.UINT8
+    }
 
 
 def _pass_forward(

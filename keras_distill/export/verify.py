@@ -16,6 +16,7 @@ from keras_distill.export.budget import Budget, Costs
 from keras_distill.export.examples import as_examples, as_inputs_and_labels
 from keras_distill.export.flatbuffer import operations
 from keras_distill.export.measure import Latency, OperationTime, measure
+from keras_distill.export.micro_runner import MicroCheck, check_on_micro
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.quantized_file import snr_db
 
@@ -76,7 +77,7 @@ class LiteRTCheck:
     fully_accelerated: bool | None
     operations: dict[str, int]
     profile: tuple[OperationTime, ...] = dataclasses.field(repr=False)
-    micro: Any = None
+    micro: MicroCheck | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -332,14 +333,8 @@ def check_file(
         fully_accelerated=costs.fully_accelerated,
         operations=dict(collections.Counter(o.name for o in operations(model))),
         profile=costs.profile,
-        micro=_on_micro(artifact, arrays) if micro else None,
+        micro=check_on_micro(artifact, arrays) if micro else None,
     )
-
-
-def _on_micro(artifact: LiteRTArtifact, arrays: Any) -> Any:
-    from keras_distill.export.micro_runner import check_on_micro
-
-    return check_on_micro(artifact, arrays)
 
 
 def _check_output(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from keras_distill import (
-    Artifact,
     Distiller,
+    ExportArtifact,
     export_onnx,
     export_openvino,
     export_saved_model,
@@ -88,7 +88,7 @@ def test_convolutional_student_agrees_with_keras(export, tmp_path):
     images = np.random.default_rng(1).uniform(0, 1, (5, 12, 12, 4))
     assert_agrees(artifact, student, images.astype("float32"))
     assert ("tensorflow" in sys.modules) == tensorflow_before
-    assert isinstance(artifact, Artifact)
+    assert isinstance(artifact, ExportArtifact)
     assert artifact.input_names == "image"
     # A graph has each name once.
     names = {"kind": "kind", "image": "image_out"}

@@ -61,7 +61,12 @@ def test_convolutional_student_agrees_with_keras(
     assert artifact.inputs == (TensorInfo("image", (1, 32, 32, 3), "float32"),)
     assert artifact.outputs == (TensorInfo("output_0", (1, 10), "float32"),)
     images = np.random.default_rng(1).uniform(0, 255, (5, 32, 32, 3))
-    assert_agrees(artifact, student, images.astype("float32"))
+    images = images.astype("float32")
+    assert_agrees(artifact, student, images)
+    small = export_litert(
+        student, artifact.path, "int8", calibration_data=images
+    )
+    assert small.snr_db > 20
     with pytest.raises(ValueError, match="examples of shape"):
         artifact.predict(images[:, :16])
 

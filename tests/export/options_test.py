@@ -22,6 +22,7 @@ def dense_student():
     )
 
 
+@only_on("torch")
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_batches_of_any_size_and_of_one_size(batch_size, tmp_path):
     student = dense_student()
@@ -40,6 +41,7 @@ def test_batches_of_any_size_and_of_one_size(batch_size, tmp_path):
     assert check.agreement == 1
 
 
+@only_on("torch")
 def test_batch_of_the_student_and_static_scheme(tmp_path):
     student = keras.Sequential(
         [keras.Input(batch_shape=(4, 6)), layers.Dense(3)]
@@ -57,6 +59,7 @@ def test_batch_of_the_student_and_static_scheme(tmp_path):
         )
 
 
+@only_on("torch")
 def test_signature_has_the_name_that_was_given(tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -70,6 +73,7 @@ def test_signature_has_the_name_that_was_given(tmp_path):
     assert artifact.predict(np.zeros((2, 6), "float32")).shape == (2, 3)
 
 
+@only_on("torch")
 def test_lists_in_and_tuples_out(tmp_path):
     a, b = keras.Input((4,), name="a"), keras.Input((5,), name="b")
     student = keras.Model(

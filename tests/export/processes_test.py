@@ -8,13 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+from support import only_on
 
 from keras_distill.export import processes
 from keras_distill.export.processes import WorkerError
 
-pytestmark = pytest.mark.skipif(
-    not processes.FORKS, reason="The process is kept where it can fork."
-)
+pytestmark = [
+    only_on("torch"),
+    pytest.mark.skipif(
+        not processes.FORKS, reason="The process is kept where it can fork."
+    ),
+]
 
 
 def test_call_runs_elsewhere_and_returns():

@@ -19,6 +19,8 @@ from keras_distill.export.quantized_file import operations_by_layer, snr_db
 from keras_distill.export.schemes import SCHEMES, as_quantization
 
 layers = keras.layers
+# What comes after the float32 file is the same on each backend.
+pytestmark = only_on("torch")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,6 @@ def test_every_scheme_keeps_the_signal_that_its_bits_can(
     assert sizes["dynamic_int4"] < sizes["dynamic_int8"] < sizes["float16"]
 
 
-@only_on("torch")
 def test_weights_are_rounded_by_the_formula(tmp_path):
     student = keras.Sequential(
         [keras.Input((40,)), layers.Dense(8, name="head")]
@@ -119,7 +120,6 @@ def test_integers_in_and_out(student, images, tmp_path):
     assert again == dataclasses.replace(artifact)
 
 
-@only_on("jax")
 def test_masked_attention_survives_int8(tmp_path):
     keras.utils.set_random_seed(0)
     tokens = keras.Input((10,), dtype="int32", name="tokens")
@@ -159,7 +159,6 @@ def test_ranges_of_a_mask_end_below_the_smallest_logit(monkeypatch):
     assert ranges["mask"]["min"].item() == -1e9
 
 
-@only_on("tensorflow")
 def test_recurrent_student_in_integers(tmp_path):
     keras.utils.set_random_seed(0)
     signal = keras.Input((6, 4))
@@ -399,3 +398,16 @@ def keras_data_set(images):
             return part, np.zeros(len(part))
 
     return Batches()
+
+
+def test_masked_recurrent_student_in_integers(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(20, 8, mask_zero=True)(tokens)
+    student = keras.Model(tokens, layers.Dense(3)(layers.LSTM(6)(x)))
+    ids = np.random.default_rng(0).integers(1, 20, (32, 5)).astype("int32")
+    ids[::2, 3:] = 0
+    artifact = kd.export_litert(
+        student, tmp_path / "s.tflite", "int8", calibration_data=ids
+    )
+    assert artifact.snr_db > 12

@@ -11,6 +11,8 @@ from keras_distill.export.budget import Costs, parse_size
 from keras_distill.export.search import schemes_to_try
 
 layers = keras.layers
+# What comes after the float32 file is the same on each backend.
+pytestmark = only_on("torch")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,6 @@ def test_labels_may_be_one_hot_or_missing_and_data_a_data_set(
     assert unlabelled.agreement == plain.agreement
 
 
-@only_on("torch")
 def test_several_outputs_and_one_value_each(tmp_path):
     keras.utils.set_random_seed(0)
     x = keras.Input((6,), name="x")
@@ -246,3 +247,34 @@ def test_boards_have_sources_and_shares():
         kd.Budget.for_board("abacus")
     with pytest.raises(ValueError, match="share"):
         kd.Budget.for_board("microbit-v2", share=2)
+
+
+def test_arena_of_a_microcontroller_and_a_budget_for_it(tmp_path):
+    pytest.importorskip("tflite_micro")
+    keras.utils.set_random_seed(0)
+    student = keras.Sequential(
+        [
+            keras.Input((16, 16, 1)),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    x = np.random.default_rng(0).random((40, 16, 16, 1)).astype("float32")
+    path = tmp_path / "s.tflite"
+    artifact = kd.export_litert(student, path, "int8", calibration_data=x)
+    check = kd.verify_litert(artifact, student, x, micro=True)
+    assert 500 < check.micro.arena < 20_000
+    assert "arena on tflite-micro" in str(check)
+    tight = kd.Budget(arena=check.micro.arena - 1)
+    with pytest.raises(RuntimeError, match=r"arena=\d+ \(asked for"):
+        kd.verify_litert(artifact, student, x, budget=tight)
+    # Floats take four times the memory, and hybrid kernels aren't there.
+    found = kd.export_litert(
+        student,
+        path,
+        calibration_data=x,
+        budget=kd.Budget(arena=check.micro.arena, snr_db=15),
+        validation_data=x,
+    )
+    assert found.quantization.scheme == "int8"
