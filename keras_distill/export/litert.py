@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
-from typing import Any, cast
+from typing import Any
 
 import keras
-import numpy as np
 
-from keras_distill.export import processes, runner, trained_ranges
-from keras_distill.export.artifact import LiteRTArtifact, with_details
+from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.budget import Budget
-from keras_distill.export.equalization import equalize
-from keras_distill.export.examples import as_examples
-from keras_distill.export.flatbuffer import with_facts
 from keras_distill.export.float_file import (
-    FloatFile,
-    make_float_file,
     require_outside_worker,
     require_packages,
 )
 from keras_distill.export.metadata import Metadata
-from keras_distill.export.quantized_file import (
-    Calibrated,
-    LayerError,
-    QuantizedFile,
-    calibrate,
-    layer_errors_of,
-    quantize_file,
-)
+from keras_distill.export.placing import place_file
+from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.search import best_that_fits, schemes_to_try
-from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.student_files import StudentFiles
 from keras_distill.export.verify import Reference
 
 _PACKAGES = {
@@ -134,7 +119,7 @@ def export_litert(
     require_outside_worker()
     _require_writable(path)
     require_packages(_PACKAGES)
-    files = _Files(
+    files = StudentFiles(
         student,
         calibration_data,
         batch_size,
@@ -159,115 +144,8 @@ def export_litert(
             schemes_to_try(named, calibration_data is not None),
             files.worst_layers,
         )
-        replace(path, best.path.read_bytes())
+        place_file(path, best.path.read_bytes())
     return dataclasses.replace(best, path=path)
-
-
-@dataclasses.dataclass
-class _Files:
-    """A student's files in one scheme and another."""
-
-    student: keras.Model
-    calibration_data: Any
-    batch_size: int | None
-    signature: str
-    allow_flex: bool
-    metadata: Metadata
-    examples: dict[str, np.ndarray] | None = None
-    # What a student that trained with rounding consists of.
-    trained: trained_ranges.TrainedStudent | None = None
-    # By whether recurrent layers are unrolled.
-    files: dict[bool, FloatFile] = dataclasses.field(default_factory=dict)
-    # By that, and by whether channels are equalised.
-    calibrated: dict[tuple[bool, bool], Calibrated] = dataclasses.field(
-        default_factory=dict
-    )
-
-    def write(
-        self, path: pathlib.Path, quantization: Quantization
-    ) -> LiteRTArtifact:
-        """Write the file in a scheme."""
-        if quantization.scheme == "float32" and not trained_ranges.is_trained(
-            self.student
-        ):
-            file = self._float_file(unroll=False)
-            result = QuantizedFile(file.content, quantization, float("inf"))
-        else:
-            calibrated = self._calibrated(quantization)
-            file = calibrated.file
-            result = quantize_file(calibrated, quantization)
-        facts = facts_of(self.student, file, result, self.metadata)
-        content = with_facts(result.content, facts, self.metadata.labels)
-        replace(path, content)
-        return dataclasses.replace(
-            LiteRTArtifact.from_facts(path, len(content), facts),
-            # JSON knows no tuples.
-            input_names=file.input_names,
-            output_names=file.output_names,
-        )
-
-    def worst_layers(self, quantization: Quantization) -> list[str]:
-        """The layers that lose most in a scheme, the worst first."""
-        return [error.layer for error in self.layer_errors(quantization)]
-
-    def layer_errors(self, quantization: Quantization) -> list[LayerError]:
-        """The layers' errors in a scheme, those that lose most first."""
-        calibrated = self._calibrated(quantization)
-        if self.trained:
-            calibrated = calibrated.compared_with_float()
-        return layer_errors_of(calibrated, quantization)
-
-    def _calibrated(self, quantization: Quantization) -> Calibrated:
-        """The float32 file that a scheme starts from, made once."""
-        static = quantization.details.kind == "static"
-        if not trained_ranges.is_trained(self.student):
-            _require_data(quantization, self.calibration_data)
-        else:
-            trained_ranges.require_trained_for(self.student, quantization)
-            self.trained = self.trained or trained_ranges.plain_student(
-                self.student
-            )
-        # Loops have no ranges of their own.
-        unroll = static and any(
-            isinstance(v, keras.layers.RNN) for v in layers_of(self.student)
-        )
-        key = (unroll, quantization.equalize)
-        known = self.calibrated.get(key)
-        if known is None or (static and known.ranges is None):
-            self.calibrated[key] = self._calibrate(
-                self._float_file(unroll), quantization
-            )
-        return self.calibrated[key]
-
-    def _calibrate(
-        self, file: FloatFile, quantization: Quantization
-    ) -> Calibrated:
-        static = quantization.details.kind == "static"
-        # Once: a generator has no second time.
-        if self.examples is None and self.calibration_data is not None:
-            self.examples = as_examples(
-                self.calibration_data, file.input_names, file.inputs
-            )
-        if self.trained:
-            return trained_ranges.calibrate_as_trained(
-                self.student, self.trained, file, self.examples, static
-            )
-        if quantization.equalize:
-            content = processes.call(equalize, file.content)
-            file = file._replace(content=content)
-        return calibrate(file, self.examples, static)
-
-    def _float_file(self, unroll: bool) -> FloatFile:
-        """The float32 file, made once."""
-        if unroll not in self.files:
-            self.files[unroll] = make_float_file(
-                self.trained.plain if self.trained else self.student,
-                self.batch_size,
-                self.signature,
-                self.allow_flex,
-                unroll,
-            )
-        return self.files[unroll]
 
 
 def layer_errors(
@@ -309,50 +187,10 @@ def layer_errors(
     quantization = as_quantization(quantization)
     require_outside_worker()
     require_packages(_PACKAGES)
-    files = _Files(
+    files = StudentFiles(
         student, calibration_data, 1, "serving_default", False, Metadata()
     )
     return files.layer_errors(quantization)
-
-
-def facts_of(
-    student: keras.Model,
-    file: FloatFile,
-    result: QuantizedFile,
-    metadata: Metadata,
-) -> dict[str, Any]:
-    """What a file says of itself."""
-    inputs, outputs = file.inputs, file.outputs
-    if result.quantization.scheme != "float32":
-        inputs, outputs = processes.call(
-            _tensors, result.content, inputs, outputs
-        )
-    facts = {
-        "inputs": [info._asdict() for info in inputs],
-        "outputs": [info._asdict() for info in outputs],
-        "input_names": file.input_names,
-        "output_names": file.output_names,
-        "signature": file.signature,
-        "quantization": dataclasses.asdict(result.quantization),
-        "max_error": file.max_error,
-        "snr_db": None if result.snr_db == float("inf") else result.snr_db,
-        **metadata.facts(student),
-    }
-    return cast(dict[str, Any], json.loads(json.dumps(facts)))
-
-
-def _tensors(
-    content: bytes,
-    inputs: tuple[TensorInfo, ...],
-    outputs: tuple[TensorInfo, ...],
-) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """Inputs and outputs with the dtypes and scales that the file gives."""
-    runs = runner.open_signature(content)
-    ins, outs = runs.get_input_details(), runs.get_output_details()
-    return (
-        [with_details(info, ins[info.name]) for info in inputs],
-        [with_details(info, outs[info.name]) for info in outputs],
-    )
 
 
 def _require_writable(path: pathlib.Path) -> None:
@@ -366,27 +204,3 @@ def _require_writable(path: pathlib.Path) -> None:
             f"There is no folder '{path.parent}'. Received: path='{path}'. "
             "Make the folder first."
         )
-
-
-def _require_data(quantization: Quantization, data: Any) -> None:
-    if quantization.details.kind == "static" and data is None:
-        raise ValueError(
-            f"{quantization.scheme!r} needs the ranges of the activations. "
-            "Received: calibration_data=None. Pass some hundred examples like "
-            "those of the device, or a scheme without ranges, such as "
-            "'dynamic_int8'."
-        )
-
-
-def replace(path: pathlib.Path, content: bytes) -> None:
-    """Put a file in place at once: a reader never sees half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()

@@ -185,7 +185,7 @@ def smallest_arena(content: bytes) -> int:
     Raises:
         WorkerError: If the interpreter doesn't take the file.
     """
-    used = processes.call(_reported_arena, content)
+    used: int = processes.call(_reported_arena, content)
     # In units of the alignment, since nothing smaller makes a difference.
     low = -(-used // _ALIGNMENT) - 1
     high = low + 1

@@ -27,6 +27,12 @@ def staged(place: pathlib.Path) -> Iterator[pathlib.Path]:
         _move(new, old, place)
 
 
+def place_file(path: pathlib.Path, content: bytes) -> None:
+    """Put a file in place at once: a reader never sees half of one."""
+    with staged(path.parent) as folder:
+        (folder / path.name).write_bytes(content)
+
+
 def _move(new: pathlib.Path, old: pathlib.Path, place: pathlib.Path) -> None:
     entries = sorted(new.iterdir())
     with contextlib.ExitStack() as undo:
