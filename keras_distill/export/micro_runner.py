@@ -106,7 +106,7 @@ def check_on_micro(artifact: LiteRTArtifact, x: Any) -> MicroCheck:
     require_tflite_micro()
     model = artifact.model()
     batch = as_examples(x, artifact.input_names, artifact.float_inputs())
-    with explained(artifact):
+    with _explained(artifact):
         arena = smallest_arena(model)
         seen = processes.call(run, model, batch, arena)
     expected = processes.call(runner.run, model, batch, artifact.batch_size)
@@ -130,7 +130,7 @@ def require_tflite_micro() -> None:
 
 
 @contextlib.contextmanager
-def explained(artifact: LiteRTArtifact) -> Iterator[None]:
+def _explained(artifact: LiteRTArtifact) -> Iterator[None]:
     """Tell what it is that TensorFlow Lite Micro doesn't take.
 
     Raises:

@@ -24,6 +24,7 @@ _PRELOADED = [
     "tensorflow",
     "ai_edge_litert.interpreter",
     "ai_edge_quantizer.quantizer",
+    "tflite_micro.python.tflite_micro.runtime",
 ]
 
 
