@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_distill.export.flatbuffer import operations, read_model
-from keras_distill.export.runner import open_interpreter
+from keras_distill.export.runner import open_interpreter, to_integers
 
 _WARM_UP = 5
 
@@ -75,39 +75,60 @@ class Measurement:
 
 
 def measure(
-    content: bytes, threads: int, runs: int, profile: bool
+    content: bytes,
+    inputs: dict[str, np.ndarray],
+    threads: int,
+    runs: int,
+    profile: bool,
 ) -> Measurement:
-    """Load a file, and run it many times on one input."""
+    """Load a file, and run it many times on the same inputs, given by name."""
     with _peak_memory() as peak:
-        latency = _latency(content, threads, runs)
+        interpreter = open_interpreter(content, threads)
+        latency = _latency(interpreter, _by_index(interpreter, inputs), runs)
     return Measurement(
-        latency,
+        Latency(*latency, threads, runs),
         peak[0] if peak else None,
         _fully_accelerated(content, threads),
         _profile(content, threads, runs) if profile else (),
     )
 
 
-def _latency(content: bytes, threads: int, runs: int) -> Latency:
-    interpreter = open_interpreter(content, threads)
+def _by_index(
+    interpreter: Any, inputs: dict[str, np.ndarray]
+) -> dict[int, np.ndarray]:
+    details = interpreter.get_signature_runner().get_input_details()
+    return {
+        details[name]["index"]: to_integers(array, details[name])
+        for name, array in inputs.items()
+    }
+
+
+def _latency(
+    interpreter: Any, inputs: dict[int, np.ndarray], runs: int
+) -> tuple[float, float]:
+    """Median and 90th percentile of the time of one run, in milliseconds."""
+    for index, array in inputs.items():
+        interpreter.resize_tensor_input(index, array.shape)
     interpreter.allocate_tensors()
-    random = np.random.default_rng(0)
-    for details in interpreter.get_input_details():
-        shape, dtype = details["shape"], details["dtype"]
-        if np.issubdtype(dtype, np.floating):
-            values = random.random(shape).astype(dtype)
-        else:
-            # Zero is an id that every table has.
-            values = np.zeros(shape, dtype)
-        interpreter.set_tensor(details["index"], values)
+    for index, array in inputs.items():
+        interpreter.set_tensor(index, array)
     times = []
     for _ in range(_WARM_UP + runs):
         started = time.perf_counter()
         interpreter.invoke()
         times.append(1000 * (time.perf_counter() - started))
     times = times[_WARM_UP:]
-    p90 = float(np.percentile(times, 90))
-    return Latency(statistics.median(times), p90, threads, runs)
+    return statistics.median(times), float(np.percentile(times, 90))
+
+
+def _some_input(details: dict[str, Any]) -> np.ndarray:
+    """An input that any operation takes."""
+    shape, dtype = details["shape"], np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return np.random.default_rng(0).random(shape).astype(dtype)
+    # An index of zero is in every table. A quantised zero divides by zero.
+    ones: np.ndarray = np.full(shape, dtype.itemsize < 4)
+    return ones.astype(dtype)
 
 
 @contextlib.contextmanager
@@ -150,10 +171,14 @@ def _profile(
 ) -> tuple[OperationTime, ...]:
     model = read_model(content)
     main = [o for o in operations(content) if o.subgraph == 0]
-    times = [
-        _latency(_alone(model, i), threads, runs).median_ms
-        for i in range(len(main))
-    ]
+    times = []
+    for number in range(len(main)):
+        interpreter = open_interpreter(_alone(model, number), threads)
+        inputs = {
+            details["index"]: _some_input(details)
+            for details in interpreter.get_input_details()
+        }
+        times.append(_latency(interpreter, inputs, runs)[0])
     total = sum(times) or 1.0
     return tuple(
         OperationTime(operation.name, operation.outputs[0], t, t / total)

@@ -115,12 +115,7 @@ def export_microcontroller(
         ... )
         >>> x = np.eye(8, dtype="float32")
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> artifact = kd.export_litert(
-        ...     student,
-        ...     folder / "student.tflite",
-        ...     kd.Quantization("int8", integer_io=True),
-        ...     calibration_data=x,
-        ... )
+        >>> artifact = kd.export_litert(student, folder / "student.tflite")
         >>> package = kd.export_microcontroller(
         ...     artifact, folder / "firmware", x, arena=4096
         ... )

@@ -39,7 +39,7 @@ def run(
         for name, array in inputs.items()
     }
     rows = [
-        signature(**{n: _chunk(x, i, chunk) for n, x in inputs.items()})
+        signature(**{n: chunk_of(x, i, chunk) for n, x in inputs.items()})
         for i in range(0, size, chunk)
     ]
     details = signature.get_output_details()
@@ -73,7 +73,8 @@ def open_interpreter(content: bytes, threads: int = 1) -> Any:
     return Interpreter(model_content=content, num_threads=threads)
 
 
-def _chunk(array: np.ndarray, start: int, size: int) -> np.ndarray:
+def chunk_of(array: np.ndarray, start: int, size: int) -> np.ndarray:
+    """A batch of a size, of which the last examples may be repeated."""
     chunk = array[start : start + size]
     # The last chunk repeats its last example.
     missing: np.ndarray = chunk[-1:].repeat(size - len(chunk), 0)

@@ -311,7 +311,11 @@ def check_file(
         seen = processes.call(
             runner.run, model, reference.examples, artifact.batch_size
         )
-        costs = processes.call(measure, model, threads, runs, profile)
+        first = {
+            name: runner.chunk_of(array, 0, artifact.batch_size or 1)
+            for name, array in reference.examples.items()
+        }
+        costs = processes.call(measure, model, first, threads, runs, profile)
     except WorkerError as error:
         raise RuntimeError(
             "The LiteRT interpreter can't run the file. Received: "
