@@ -127,8 +127,8 @@ def _some_input(details: dict[str, Any]) -> np.ndarray:
     if dtype.kind == "f":
         return np.random.default_rng(0).random(shape).astype(dtype)
     # An index of zero is in every table. A quantised zero divides by zero.
-    ones: np.ndarray = np.full(shape, dtype.itemsize < 4)
-    return ones.astype(dtype)
+    values: np.ndarray = np.full(shape, dtype.itemsize < 4, dtype)
+    return values
 
 
 @contextlib.contextmanager
