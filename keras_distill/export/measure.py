@@ -125,7 +125,8 @@ def _some_input(details: dict[str, Any]) -> np.ndarray:
     """An input that any operation takes."""
     shape, dtype = details["shape"], np.dtype(details["dtype"])
     if dtype.kind == "f":
-        return np.random.default_rng(0).random(shape).astype(dtype)
+        random: np.ndarray = np.random.default_rng(0).random(shape)
+        return random.astype(dtype)
     # An index of zero is in every table. A quantised zero divides by zero.
     values: np.ndarray = np.full(shape, dtype.itemsize < 4, dtype)
     return values
