@@ -179,8 +179,11 @@ class RoundingCopy:
         reader = graph.steps[after].operation
         if type(reader).__name__ == "Concatenate":
             return False
+        # A layer with weights has its activation behind them.
         return not (
-            fuses(operation) and activation_of(reader) in ("relu", "relu6")
+            fuses(operation)
+            and not has_stages(reader)
+            and activation_of(reader) in ("relu", "relu6")
         )
 
     def _ranged(self, x: Any, name: str, fixed: Any = None) -> Any:

@@ -361,7 +361,7 @@ def test_says_what_is_wrong():
 
 def test_refuses_a_file_of_another_scheme(tmp_path):
     ready = kd.quantization_aware(cnn(), "dynamic_int8")
-    for quantization in (None, "int8", kd.Quantization("dynamic_int4")):
+    for quantization in ("float32", "int8", kd.Quantization("dynamic_int4")):
         with pytest.raises(
             ValueError, match="Pass quantization='dynamic_int8'"
         ):

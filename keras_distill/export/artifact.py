@@ -15,6 +15,7 @@ from keras_distill.export.examples import as_examples
 from keras_distill.export.flatbuffer import (
     DamagedFileError,
     Operation,
+    damage_is_named,
     operations,
     split,
 )
@@ -82,9 +83,16 @@ class LiteRTArtifact:
 
     @classmethod
     def from_facts(
-        cls, path: pathlib.Path, size: int, facts: dict[str, Any]
+        cls, path: pathlib.Path, size: int, facts: Any
     ) -> LiteRTArtifact:
         """The artifact of a file, by the facts inside it."""
+        with damage_is_named():
+            return cls._from_facts(path, size, facts)
+
+    @classmethod
+    def _from_facts(
+        cls, path: pathlib.Path, size: int, facts: dict[str, Any]
+    ) -> LiteRTArtifact:
         quantization = dict(facts["quantization"])
         quantization["float_layers"] = tuple(quantization["float_layers"])
         snr_db = facts["snr_db"]
@@ -159,6 +167,10 @@ def read_file(path: pathlib.Path) -> bytes:
     Raises:
         DamagedFileError: If it is too large to be one.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedFileError(
+            f"A LiteRT file is a file. Received: '{path}', which isn't one."
+        )
     size = path.stat().st_size
     if size > _LARGEST_FILE:
         raise DamagedFileError(

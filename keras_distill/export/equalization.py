@@ -121,7 +121,9 @@ def _only_reader(
         if len(found) != 1 or found[0] < 0:
             return -1
         number = found[0]
-        if names[number] not in _TRANSPARENT:
+        if names[number] not in _TRANSPARENT or not _is_homogeneous(
+            graph.operators[number]
+        ):
             # As the input, and not as the weights.
             return number if graph.operators[number].inputs[0] == output else -1
 

@@ -40,6 +40,22 @@ def as_examples(
     return {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
 
 
+def require_finite(examples: dict[str, np.ndarray]) -> None:
+    """Refuse examples of which nothing can be learned.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    for name, array in examples.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            finite = np.isfinite(array).reshape(len(array), -1).all(1)
+            raise ValueError(
+                f"Input '{name}' has values that are NaN or infinite. "
+                f"Received: example {int(np.argmin(finite))} and "
+                f"{int((~finite).sum()) - 1} others. Leave them out."
+            )
+
+
 def as_inputs_and_labels(data: Any) -> tuple[Any, Any]:
     """The inputs, and the labels or None, of data that may have some.
 

@@ -52,7 +52,7 @@ def operations(content: bytes) -> list[Operation]:
         DamagedFileError: If the content isn't a LiteRT model.
     """
     model = read_model(content)
-    with _damage_is_named():
+    with damage_is_named():
         return [
             Operation(
                 name,
@@ -70,9 +70,12 @@ def operations(content: bytes) -> list[Operation]:
 
 
 @contextlib.contextmanager
-def _damage_is_named() -> Iterator[None]:
+def damage_is_named() -> Iterator[None]:
+    """Whatever goes wrong inside is the file's fault."""
     try:
         yield
+    except DamagedFileError:
+        raise
     # Every kind of nonsense is possible in a damaged file.
     except Exception as error:
         raise DamagedFileError(
@@ -117,7 +120,7 @@ def read_model(content: bytes) -> Any:
             f"{content[4:8]!r} there, in {len(content)} bytes. Pass a whole "
             "`.tflite` file."
         )
-    with _damage_is_named():
+    with damage_is_named():
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
@@ -171,13 +174,17 @@ def split(content: bytes) -> tuple[bytes, dict[str, Any] | None]:
             "The LiteRT file isn't as it was written: its checksum differs. "
             f"Received: {len(content)} bytes. Get the file again."
         )
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with (
+        damage_is_named(),
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+    ):
         entries = {e.filename: e for e in archive.infolist()}
         for entry in entries.values():
             _require_small(entry)
         facts = json.loads(archive.read(_FACTS))
         if _LABELS in entries:
-            facts["labels"] = archive.read(_LABELS).decode().splitlines()
+            lines = archive.read(_LABELS).decode().split("\n")
+            facts["labels"] = lines[:-1]
     return content[: found.start()], facts
 
 

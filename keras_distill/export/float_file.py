@@ -228,8 +228,8 @@ def run_apart(
     except WorkerError as error:
         raise RuntimeError(
             "The LiteRT interpreter can't run the file. Received: "
-            f"'{name}', {error}\nBuild RNN layers with unroll=True, or replace "
-            "the operations named here."
+            f"'{name}', {error}\nReplace the operations named here; build RNN "
+            "layers, if it has some, with unroll=True."
         ) from error
     return outputs
 

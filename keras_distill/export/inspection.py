@@ -60,11 +60,12 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "The LiteRT interpreter can't open the file. Received: "
             f"path='{path}', {error}. Get the file again."
         ) from error
+    # What was measured overrules what the file says of itself.
     return {
+        **({"note": "written by another program"} if facts is None else facts),
         "size": len(content),
         "operations": dict(counts),
         **tensors,
-        **(facts or {"note": "written by another program"}),
     }
 
 

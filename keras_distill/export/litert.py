@@ -22,6 +22,7 @@ from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.search import best_that_fits, schemes_to_try
 from keras_distill.export.student_files import StudentFiles
+from keras_distill.export.trained_ranges import trained_scheme
 from keras_distill.export.verify import Reference
 
 _PACKAGES = {
@@ -70,7 +71,7 @@ def export_litert(
             is replaced only by one that passed the check.
         quantization: A scheme's name, such as "int8", "dynamic_int8" or
             "float16"; or a `Quantization`, which lists them all. None is
-            float32.
+            float32, or what a student of `quantization_aware` trained for.
         calibration_data: Some hundred examples like those of the device, for
             the ranges of a static scheme (`int8`, `int16x8`): inputs in the
             structure of the student's, or a data set of batches. Other schemes
@@ -119,6 +120,8 @@ def export_litert(
     require_outside_worker()
     _require_writable(path)
     require_packages(_PACKAGES)
+    # A student that trained for a scheme has no other file.
+    quantization = quantization or trained_scheme(student)
     files = StudentFiles(
         student,
         calibration_data,
@@ -198,6 +201,11 @@ def _require_writable(path: pathlib.Path) -> None:
         raise ValueError(
             f"A LiteRT file's name ends in '.tflite'. Received: path='{path}'. "
             f"Pass '{path.with_suffix('.tflite')}'."
+        )
+    if path.is_dir():
+        raise ValueError(
+            f"A folder is in the file's place. Received: path='{path}'. Pass "
+            "another name, or remove the folder."
         )
     if not path.parent.is_dir():
         raise ValueError(

@@ -51,7 +51,12 @@ class Metadata:
     figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if any("\n" in label for label in self.labels):
+        if isinstance(self.labels, str):
+            raise ValueError(
+                "labels is a tuple of names. Received: "
+                f"labels={self.labels!r}. Pass ({self.labels!r},)."
+            )
+        if any(len(f"{label}.".splitlines()) > 1 for label in self.labels):
             raise ValueError(
                 "A label is one line of a text file. Received: "
                 f"labels={self.labels!r}."

@@ -130,6 +130,16 @@ def stop() -> None:
 atexit.register(stop)
 
 
+def _forget() -> None:
+    """A fork of the caller has neither the process nor the lock's holder."""
+    global _lock, _server
+    _lock, _server = threading.RLock(), None
+
+
+if FORKS:
+    os.register_at_fork(after_in_child=_forget)
+
+
 def call(
     function: Callable[..., Any],
     *arguments: Any,

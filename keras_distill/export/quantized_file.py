@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_distill.export import processes, quantizer
+from keras_distill.export import processes, quantizer, runner
 from keras_distill.export.conversion import SCOPE_END
 from keras_distill.export.flatbuffer import Operation
 from keras_distill.export.float_file import FloatFile, run_apart
@@ -117,15 +117,12 @@ def calibrate(
 def _ranges(
     file: FloatFile, examples: dict[str, np.ndarray]
 ) -> quantizer.Ranges:
-    size = len(next(iter(examples.values())))
     step = file.batch_size or 1
-    if size < step:
-        raise ValueError(
-            "Calibration needs at least one whole batch. Received: "
-            f"{size} examples for a file with a batch of {step}."
-        )
-    starts = range(0, size - step + 1, step)
-    rows = [{n: x[i : i + step] for n, x in examples.items()} for i in starts]
+    starts = range(0, len(next(iter(examples.values()))), step)
+    rows = [
+        {name: runner.chunk_of(x, i, step) for name, x in examples.items()}
+        for i in starts
+    ]
     bar = keras.utils.Progbar(len(rows), unit_name="calibration batch")
     try:
         ranges: quantizer.Ranges = processes.call(

@@ -105,13 +105,19 @@ def name_tensors(structure: Any, prefix: str) -> Any:
     Names are the user's: keys of a dict, names of `keras.Input`. Keras' own
     names count up with the session, so tensors without a name get a position.
     """
+    wanted: list[str] = []
     names: list[str] = []
-    for i, (path, tensor) in enumerate(keras.tree.flatten_with_path(structure)):
+    for path, tensor in keras.tree.flatten_with_path(structure):
         name = "_".join(key for key in path if isinstance(key, str))
         if not name and isinstance(tensor, keras.KerasTensor):
             name = re.sub(r"^keras_tensor(_\d+)?$", "", tensor.name)
-        name = re.sub(r"\W", "_", name)
-        names.append(f"{prefix}_{i}" if name in ["", *names] else name)
+        wanted.append(re.sub(r"\W", "_", name))
+    for i, name in enumerate(wanted):
+        # A made-up name mustn't be one that the user gave another tensor.
+        free = f"{prefix}_{i}"
+        while free in wanted or free in names:
+            free += "_"
+        names.append(free if name in ["", *names] else name)
     return keras.tree.pack_sequence_as(structure, names)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from keras_distill.export import processes, runner, trained_ranges
 from keras_distill.export.artifact import LiteRTArtifact, with_details
 from keras_distill.export.equalization import equalize
-from keras_distill.export.examples import as_examples
-from keras_distill.export.flatbuffer import with_facts
+from keras_distill.export.examples import as_examples, require_finite
+from keras_distill.export.flatbuffer import split, with_facts
 from keras_distill.export.float_file import FloatFile, make_float_file
 from keras_distill.export.metadata import Metadata
 from keras_distill.export.placing import place_file
@@ -67,7 +67,7 @@ class StudentFiles:
         content = with_facts(result.content, facts, self.metadata.labels)
         place_file(path, content)
         return dataclasses.replace(
-            LiteRTArtifact.from_facts(path, len(content), facts),
+            LiteRTArtifact.from_facts(path, len(content), split(content)[1]),
             # JSON knows no tuples.
             input_names=file.input_names,
             output_names=file.output_names,
@@ -115,13 +115,19 @@ class StudentFiles:
             self.examples = as_examples(
                 self.calibration_data, file.input_names, file.inputs
             )
+            require_finite(self.examples)
         if self.trained:
             return trained_ranges.calibrate_as_trained(
                 self.student, self.trained, file, self.examples, static
             )
         if quantization.equalize:
             content = processes.call(equalize, file.content)
-            file = file._replace(content=content)
+            equal = calibrate(
+                file._replace(content=content), self.examples, static
+            )
+            # Compared with what it was: equalising may have gone wrong.
+            plain = equal._replace(file=file).compared_with_float()
+            return equal._replace(expected=plain.expected)
         return calibrate(file, self.examples, static)
 
     def _float_file(self, unroll: bool) -> FloatFile:

@@ -48,6 +48,12 @@ def is_trained(student: keras.Model) -> bool:
     return bool(_schemes(student))
 
 
+def trained_scheme(student: keras.Model) -> str | None:
+    """The scheme that a student trained with; None if it didn't, or mixed."""
+    found = _schemes(student) if isinstance(student, keras.Model) else set()
+    return found.pop() if len(found) == 1 else None
+
+
 def _schemes(student: keras.Model) -> set[str]:
     layers = layers_of(student)
     return {v.scheme for v in layers if isinstance(v, FakeQuantizedWeights)}

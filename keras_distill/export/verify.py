@@ -13,7 +13,11 @@ import numpy as np
 from keras_distill.export import processes, runner
 from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.budget import Budget, Costs
-from keras_distill.export.examples import as_examples, as_inputs_and_labels
+from keras_distill.export.examples import (
+    as_examples,
+    as_inputs_and_labels,
+    require_finite,
+)
 from keras_distill.export.flatbuffer import operations
 from keras_distill.export.measure import Latency, OperationTime, measure
 from keras_distill.export.micro_runner import MicroCheck, check_on_micro
@@ -265,6 +269,7 @@ class Reference:
         """Run the student on the data."""
         x, y = as_inputs_and_labels(data)
         examples = as_examples(x, artifact.input_names, artifact.float_inputs())
+        require_finite(examples)
         names = keras.tree.flatten(artifact.output_names)
         outputs = keras.tree.flatten(student.predict(x, verbose=0))
         if len(outputs) != len(names):
@@ -272,7 +277,13 @@ class Reference:
                 "The file isn't of this student. Received: a file with outputs "
                 f"{names}, and a student with {len(outputs)}."
             )
+        if isinstance(y, dict) and not isinstance(artifact.output_names, dict):
+            # As Keras' own `fit` takes them.
+            _require_names(y, student.output_names)
+            y = [y[name] for name in student.output_names]
         labels = keras.tree.flatten(y)
+        for label in labels if y is not None else []:
+            _require_as_many(label, outputs[0])
         if y is not None and len(labels) != len(names):
             raise ValueError(
                 "Each output has labels of its own, in the structure of the "
@@ -283,6 +294,22 @@ class Reference:
             examples,
             dict(zip(names, map(np.asarray, outputs), strict=True)),
             {} if y is None else dict(zip(names, labels, strict=True)),
+        )
+
+
+def _require_names(labels: dict[str, Any], names: list[str]) -> None:
+    if set(labels) != set(names):
+        raise ValueError(
+            "Labels in a dict are named as the student's outputs. Received: "
+            f"{[*labels]} for outputs {names}."
+        )
+
+
+def _require_as_many(labels: np.ndarray, outputs: np.ndarray) -> None:
+    if len(labels) != len(outputs):
+        raise ValueError(
+            "Each example has a label. Received: "
+            f"{len(labels)} labels for {len(outputs)} examples."
         )
 
 
@@ -360,6 +387,8 @@ def _check_output(
 
 
 def _decisions(values: np.ndarray, middle: float) -> np.ndarray:
+    if values.ndim < 2:
+        values = values[..., None]
     if values.shape[-1] > 1:
         largest: np.ndarray = values.argmax(-1)
         return largest
@@ -368,7 +397,13 @@ def _decisions(values: np.ndarray, middle: float) -> np.ndarray:
 
 
 def _accuracy(decisions: np.ndarray, labels: np.ndarray | None) -> float | None:
-    return None if labels is None else float((decisions == labels).mean())
+    if labels is None:
+        return None
+    # As `HardLabels` has it, -1 marks an example without a label.
+    labelled = labels != -1
+    if not labelled.any():
+        return None
+    return float((decisions == labels)[labelled].mean())
 
 
 def _class_numbers(reference: Reference) -> dict[str, np.ndarray]:
@@ -376,12 +411,25 @@ def _class_numbers(reference: Reference) -> dict[str, np.ndarray]:
     found = {}
     for name, labels in reference.labels.items():
         expected = reference.expected[name]
-        if labels.shape == expected.shape and labels.shape[-1] > 1:
+        if _is_one_hot(labels, expected):
             found[name] = labels.argmax(-1)
-        elif labels.size == expected[..., 0].size and _is_whole(labels):
+        elif _are_classes(labels, expected):
             found[name] = labels.reshape(expected.shape[:-1]).astype("int64")
     return found
 
 
-def _is_whole(labels: np.ndarray) -> bool:
-    return bool(np.all(labels == np.floor(labels)))
+def _is_one_hot(labels: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(
+        labels.shape == expected.shape
+        and labels.shape[-1] > 1
+        and np.isin(labels, (0, 1)).all()
+        and (labels.sum(-1) == 1).all()
+    )
+
+
+def _are_classes(labels: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether labels are numbers of classes, two for one value, or -1."""
+    if expected.ndim < 2 or labels.size != expected[..., 0].size:
+        return False
+    classes = max(expected.shape[-1], 2)
+    return bool(np.isin(labels, np.arange(-1, classes)).all())

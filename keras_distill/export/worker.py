@@ -14,6 +14,7 @@ import pathlib
 import pickle
 import select
 import sys
+import tempfile
 from typing import TextIO
 
 from keras_distill.export.processes import FORKS, report_to
@@ -57,6 +58,8 @@ def _answer(folder: pathlib.Path, answers: TextIO) -> None:
 
 def _run(folder: pathlib.Path) -> int:
     """Run the call that lies in a folder; return its exit status."""
+    # What libraries leave behind goes with the folder.
+    tempfile.tempdir = str(folder)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)

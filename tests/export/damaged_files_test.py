@@ -210,3 +210,25 @@ def test_labels_that_no_list_can_hold(labels, message):
 def test_cli_is_installed():
     pyproject = pathlib.Path(kd.__file__).parents[1] / "pyproject.toml"
     assert 'keras-distill = "keras_distill.cli:main"' in pyproject.read_text()
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, [1], {"quantization": {"scheme": "int8", "new": 1}}]
+)
+def test_facts_that_make_no_sense_are_an_error(facts, file, tmp_path):
+    model, _ = flatbuffer.split(file.read_bytes())
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(flatbuffer.with_facts(model, facts, ()))
+    with pytest.raises(flatbuffer.DamagedFileError):
+        kd.LiteRTArtifact.load(path)
+
+
+def test_facts_do_not_overrule_what_is_measured(file, tmp_path):
+    model, _ = flatbuffer.split(file.read_bytes())
+    path = tmp_path / "lies.tflite"
+    lies = {"operations": {"NOTHING": 1}, "size": 1, "inputs": "none"}
+    path.write_bytes(flatbuffer.with_facts(model, lies, ()))
+    facts = inspect(path)
+    assert facts["operations"] == {"FULLY_CONNECTED": 1}
+    assert facts["size"] == path.stat().st_size
+    assert facts["inputs"][0]["name"] == "pixels"

@@ -53,10 +53,12 @@ def test_batch_of_the_student_and_static_scheme(tmp_path):
     )
     assert artifact.predict(x).shape == (10, 3)
     assert artifact.snr_db > 20
-    with pytest.raises(ValueError, match="at least one whole batch"):
-        kd.export_litert(
-            student, path, "int8", batch_size=4, calibration_data=x[:3]
-        )
+    # The last batch is calibrated, too, though it isn't a whole one.
+    x[8:] *= 50
+    artifact = kd.export_litert(
+        student, path, "int8", batch_size=4, calibration_data=x
+    )
+    assert artifact.snr_db > 20
 
 
 @only_on("torch")
@@ -150,3 +152,32 @@ def test_file_is_the_one_that_tensorflow_gives(tmp_path):
         ours.predict(x), theirs.predict(x), rtol=0, atol=1e-6
     )
     assert ours.max_error <= 1e-5
+
+
+@only_on("torch")
+def test_made_up_names_are_none_of_the_users(tmp_path):
+    x = keras.Input((3,))
+    student = keras.Model(
+        x,
+        {
+            "output_2": layers.Dense(2)(x),
+            "z": [layers.Dense(2)(x), layers.Dense(2)(x)],
+        },
+    )
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    inputs = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    expected = student.predict(inputs, verbose=0)
+    seen = artifact.predict(inputs)
+    np.testing.assert_allclose(seen["output_2"], expected["output_2"], 1e-5)
+    for e, s in zip(expected["z"], seen["z"], strict=True):
+        np.testing.assert_allclose(s, e, rtol=1e-5)
+
+
+@only_on("torch")
+def test_folder_in_the_files_place_is_left_alone(tmp_path):
+    folder = tmp_path / "s.tflite"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="A folder is in"):
+        kd.export_litert(dense_student(), folder)
+    assert (folder / "mine.txt").read_text() == "mine"

@@ -411,3 +411,24 @@ def test_masked_recurrent_student_in_integers(tmp_path):
         student, tmp_path / "s.tflite", "int8", calibration_data=ids
     )
     assert artifact.snr_db > 12
+
+
+def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = layers.MaxPooling2D()(layers.Conv2D(8, 3, padding="same")(image))
+    x = layers.Conv2D(8, 3)(layers.ReLU(6.0)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    student = keras.Model(image, layers.Dense(4)(x))
+    kernel, bias = student.layers[1].get_weights()
+    kernel = kernel * np.float32([0.1, 0.1, 1, 1, 5, 5, 10, 10])
+    student.layers[1].set_weights([kernel, bias])
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    artifact = kd.export_litert(
+        student,
+        tmp_path / "s.tflite",
+        kd.Quantization("int8", equalize=True),
+        calibration_data=x,
+    )
+    expected = {"": student.predict(x, verbose=0)}
+    assert snr_db(expected, {"": artifact.predict(x)}) > 20

@@ -278,3 +278,41 @@ def test_arena_of_a_microcontroller_and_a_budget_for_it(tmp_path):
         validation_data=x,
     )
     assert found.quantization.scheme == "int8"
+
+
+def test_labels_that_cannot_be_right(artifact, student, data):
+    x, y = data
+    with pytest.raises(ValueError, match="100 labels for 200 examples"):
+        kd.verify_litert(artifact, student, (x, y[:100]))
+    partly = np.where(np.arange(200) < 50, y, -1)
+    check = kd.verify_litert(artifact, student, (x, partly), runs=1)
+    first = kd.verify_litert(artifact, student, (x[:50], y[:50]), runs=1)
+    assert check.accuracy == first.accuracy
+    targets = np.random.default_rng(0).normal(size=(200, 5))
+    check = kd.verify_litert(artifact, student, (x, targets), runs=1)
+    assert check.accuracy is None
+
+
+def test_dict_of_labels_goes_by_the_outputs_names(tmp_path):
+    x = keras.Input((4,))
+    student = keras.Model(
+        x, [layers.Dense(3, name="zz")(x), layers.Dense(3, name="aa")(x)]
+    )
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    inputs = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    first, second = student.predict(inputs, verbose=0)
+    y = {"zz": first.argmax(-1), "aa": second.argmax(-1)}
+    assert kd.verify_litert(artifact, student, (inputs, y)).accuracy == 1
+    with pytest.raises(ValueError, match="named as the student's outputs"):
+        kd.verify_litert(artifact, student, (inputs, {"zz": y["zz"]}))
+
+
+def test_values_that_are_no_numbers_are_refused(student, data, tmp_path):
+    x = data[0].copy()
+    x[3, 1] = np.nan
+    path = tmp_path / "s.tflite"
+    with pytest.raises(ValueError, match="example 3 and 0 others"):
+        kd.export_litert(student, path, "int8", calibration_data=x)
+    artifact = kd.export_litert(student, path)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        kd.verify_litert(artifact, student, x)
