@@ -160,14 +160,13 @@ def _require_single(artifact: LiteRTArtifact) -> None:
 
 def _arena(check: MicroCheck | None, asked: int | None) -> tuple[int, str]:
     """Bytes of the arena, and for a person why it's as many."""
-    if check is None and asked is None:
-        raise ImportError(
-            "The size of the arena is measured on TensorFlow Lite Micro's "
-            "interpreter. Received: no tflite-micro, and arena=None. Run `pip "
-            "install --pre tflite-micro`, or pass arena=, in bytes."
-        )
     if check is None:
-        assert asked is not None
+        if asked is None:
+            raise ImportError(
+                "The size of the arena is measured on TensorFlow Lite Micro's "
+                "interpreter. Received: no tflite-micro, and arena=None. Run "
+                "`pip install --pre tflite-micro`, or pass arena=, in bytes."
+            )
         return asked, (
             "The size that was asked for. It wasn't tried, since tflite-micro "
             "wasn't installed."
