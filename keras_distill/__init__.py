@@ -1,8 +1,11 @@
 """Knowledge distillation for Keras 3, from teacher to device."""
 
+from keras_distill import cache as cache
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill.average_heads import average_heads as average_heads
+from keras_distill.cache import TeacherCache as TeacherCache
+from keras_distill.cache import Views as Views
 from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
 )
@@ -24,6 +27,7 @@ from keras_distill.export import export_openvino as export_openvino
 from keras_distill.export import export_saved_model as export_saved_model
 from keras_distill.export import layer_errors as layer_errors
 from keras_distill.export import verify_litert as verify_litert
+from keras_distill.features import StoredTeacher as StoredTeacher
 from keras_distill.features import TransferBatch as TransferBatch
 from keras_distill.hard_labels import HardLabelAccuracy as HardLabelAccuracy
 from keras_distill.hard_labels import HardLabels as HardLabels
@@ -43,8 +47,12 @@ __all__ = [
     "OpenVINOArtifact",
     "Quantization",
     "SavedModelArtifact",
+    "StoredTeacher",
+    "TeacherCache",
     "TransferBatch",
+    "Views",
     "average_heads",
+    "cache",
     "export",
     "export_litert",
     "export_microcontroller",

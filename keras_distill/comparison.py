@@ -10,6 +10,7 @@ import keras
 from keras_distill.features import (
     FeatureExtractor,
     LayerName,
+    StoredTeacher,
     data_formats,
     symbolic_output,
 )
@@ -83,6 +84,7 @@ def compare(
     teacher: keras.Model | None,
     student: keras.Model,
     losses: list[DistillationLoss],
+    stored: StoredTeacher | None = None,
 ) -> tuple[FeatureExtractor | None, FeatureExtractor, list[Comparison]]:
     """Tie losses to a teacher and a student, and check that they fit.
 
@@ -90,6 +92,7 @@ def compare(
         teacher: A built model, or `None` where all its outputs were stored.
         student: A built model.
         losses: The losses.
+        stored: What is known of the outputs, where they were stored.
 
     Returns:
         An extractor of the teacher, one of the student, and the comparisons,
@@ -109,7 +112,7 @@ def compare(
         for name, loss in zip(_unique_names(losses), losses, strict=True)
     ]
     student_specs = seen_student.specs()
-    teacher_specs = seen_teacher.specs() if seen_teacher else None
+    teacher_specs = seen_teacher.specs() if seen_teacher else stored
     for comparison in comparisons:
         if isinstance(comparison.loss, LogitLoss):
             _detect_probabilities(comparison, teacher, student)
@@ -121,7 +124,10 @@ def compare(
         shapes = [_shapes(who, names, specs) for who, _, names, specs in sides]
         if isinstance(loss, FeatureLoss):
             for (who, model, *_), seen in zip(sides, shapes, strict=True):
-                if any(shape is not None and len(shape) > 3 for shape in seen):
+                deep = any(
+                    shape is not None and len(shape) > 3 for shape in seen
+                )
+                if deep and model is not None:
                     _check_data_format(loss, who, model)
         _fit_shapes(comparison, *shapes)
     return seen_teacher, seen_student, comparisons

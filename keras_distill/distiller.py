@@ -23,13 +23,14 @@ from keras_distill.checks import (
     supports_jit,
     weights_for,
 )
-from keras_distill.comparison import compare
+from keras_distill.comparison import as_list, compare
 from keras_distill.defaults import (
     compile_arguments,
     default_hard_loss,
     default_metrics,
 )
 from keras_distill.features import (
+    StoredTeacher,
     TransferBatch,
     check_inputs,
     select_inputs,
@@ -83,8 +84,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         to one. Without labels there is no `hard`.
 
     Args:
-        teacher: A built Keras model. It is never changed. `None` if every
-            batch is a `TransferBatch`.
+        teacher: A built Keras model. It is never changed. `None`, or better
+            what is known of it (`TeacherCache.teacher`), if every batch holds
+            its outputs.
         student: A built Keras model, which is trained.
         losses: A `losses.DistillationLoss`, or a list of them. By default
             `SoftTargets()`, or `BinarySoftTargets()` for a student that ends
@@ -140,7 +142,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     def __init__(
         self,
-        teacher: keras.Model | None,
+        teacher: keras.Model | StoredTeacher | None,
         student: keras.Model,
         losses: DistillationLoss | Sequence[DistillationLoss] | None = None,
         loss_weights: float | Sequence[float] | None = None,
@@ -149,11 +151,13 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         save_teacher: bool = True,
         name: str | None = None,
     ) -> None:
+        stored = teacher if isinstance(teacher, StoredTeacher) else None
+        teacher = None if stored else teacher
         check_models(teacher, student)
         # Inputs go to the student as they came; it casts them itself.
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         chosen = as_losses(losses, student)
-        views = compare(teacher, student, chosen)
+        views = compare(teacher, student, chosen, stored)
         # Inside a proxy, Keras doesn't see the teacher: it is no
         # sublayer, so nothing that is done to the distiller's layers (such as
         # setting `trainable`, or adding up regularisers) is done to it.
@@ -271,6 +275,21 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def teacher_inputs(self) -> Callable[[Any], Any] | None:
         """What makes the teacher's inputs from the batch's."""
         return self._given["teacher_inputs"]
+
+    @property
+    def teacher_layers(self) -> list[str]:
+        """The teacher's hidden layers that the losses look at, sorted.
+
+        What to store beside its outputs.
+        """
+        names = {
+            name
+            for loss in self.distillation_losses.values()
+            for name in as_list(loss.teacher_layer_name)
+            if isinstance(name, str)
+        }
+        view = self._teacher_view
+        return sorted(names if view is None else names & set(view.layers))
 
     @property
     def distillation_losses(self) -> Mapping[str, DistillationLoss]:
@@ -766,7 +785,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if not self.save_teacher and comparison.teacher_is_probability:
             # Without the teacher, its softmax can't be seen again.
             config["config"]["from_logits"] = False
-        if not self.save_teacher and comparison.loss.projector is not None:
+        left_out = not self.save_teacher or self._given["teacher"] is None
+        if left_out and comparison.loss.projector is not None:
             # Without the teacher, "auto" can't be made out again.
             layers = comparison.projectors
             config["config"]["projector"] = keras.saving.serialize_keras_object(

@@ -62,6 +62,29 @@ class TransferBatch(NamedTuple):
         return any(tensor is not None for tensor in said)
 
 
+class StoredTeacher(NamedTuple):
+    """What is known of a teacher whose outputs were stored.
+
+    Passed to `Distiller` in place of the teacher, it lets projectors be made
+    and mistakes be seen before the first batch. `TeacherCache.teacher` is one.
+
+    Attributes:
+        output: The structure of the teacher's output, of `keras.KerasTensor`.
+        features: The same for each hidden layer that was stored, by name.
+
+    Example:
+        >>> import keras, keras_distill as kd
+        >>> stored = kd.StoredTeacher(keras.KerasTensor((None, 10)))
+        >>> student = keras.Sequential([keras.Input((4,)),
+        ...                             keras.layers.Dense(10)])
+        >>> kd.Distiller(stored, student).teacher is None
+        True
+    """
+
+    output: Any
+    features: dict[str, Any] = {}  # noqa: RUF012 (never mutated)
+
+
 class FeatureExtractor:
     """Runs a model once and returns its output and its layers' outputs.
 

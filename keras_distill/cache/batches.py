@@ -1,0 +1,131 @@
+"""Batches of a transfer set of which the teacher has already spoken."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_distill.cache.transfer_set import TransferSet
+from keras_distill.cache.views import Views
+
+if TYPE_CHECKING:
+    from keras_distill.cache.teacher_cache import TeacherCache
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """What `TeacherCache.batches` returns; pass it to `fit` as `x`.
+
+    It owns the order of the examples: a new one in each epoch, which follows
+    from `(seed, epoch)` alone, whatever `fit` does and however many workers
+    there are. Each batch holds the examples' numbers, and their records are
+    looked up by number.
+
+    Attributes:
+        epoch: The epoch that comes next, or is going on. Set it, or pass it
+            to `TeacherCache.batches`, where an interrupted training goes on.
+        temperature: For which stored targets of few classes are made. A
+            callback may set it between epochs, together with the loss's.
+    """
+
+    def __init__(
+        self,
+        cache: TeacherCache,
+        data: TransferSet,
+        views: Views | None,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        epoch: int,
+        temperature: float,
+        as_logits: bool,
+        workers: int,
+    ) -> None:
+        super().__init__(workers=workers)
+        self.cache = cache
+        self.data = data
+        self.views = views
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = epoch
+        self.temperature = temperature
+        self.as_logits = as_logits
+        self._order: tuple[int, Array] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the last one as large as it comes."""
+        return math.ceil(self.data.size / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """The batch at a place in this epoch's order."""
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"There are {len(self)} batches. Received: index={index}."
+            )
+        epoch = self.epoch
+        start = index * self.batch_size
+        ids = self.order(epoch)[start : start + self.batch_size]
+        batch = self.cache.read(
+            ids, epoch, self.temperature, as_logits=self.as_logits
+        )
+        inputs, labels, weights = self._examples(ids, epoch)
+        batch = batch._replace(inputs=inputs)
+        if labels is None and weights is None:
+            return (batch,)
+        return (batch, labels) if weights is None else (batch, labels, weights)
+
+    def on_epoch_end(self) -> None:
+        """Go on to the next epoch, with another order."""
+        self.epoch += 1
+
+    def order(self, epoch: int) -> Array:
+        """The examples' numbers in the order of an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            ids = np.arange(self.data.size)
+            if self.shuffle:
+                ids = np.random.default_rng([self.seed, epoch]).permutation(ids)
+            self._order = epoch, ids
+        return self._order[1]
+
+    def _examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
+        if self.views is None:
+            return self.data.take(ids)
+        _, labels, weights = self.data.take(ids)
+        inputs, partners, shares = self.views.make(
+            self.data, ids, epoch % self.views.epochs
+        )
+        if partners is not None and labels is not None:
+            others = self.data.take(partners)[1]
+            labels = self._mixed(labels, others, shares)
+        return inputs, labels, weights
+
+    def _mixed(self, labels: Any, others: Any, shares: Any) -> Array:
+        if keras.tree.is_nested(labels):
+            raise ValueError(
+                "Labels of several outputs can't be mixed. Received: labels of "
+                f"{len(keras.tree.flatten(labels))} arrays. Leave labels out, "
+                "or pass Views(mix=None)."
+            )
+        classes = self.cache.plan.fields[0].shape[-1]
+        mine, theirs = (_one_hot(y, classes) for y in (labels, others))
+        share = shares.reshape(-1, *[1] * (mine.ndim - 1))
+        blend: Array = share * mine + (1 - share) * theirs
+        return blend.astype(np.float32)
+
+
+def _one_hot(labels: Array, classes: int) -> Array:
+    if labels.ndim > 1 and labels.shape[-1] == classes:
+        return labels
+    flat = labels.reshape(-1)
+    if flat.min() < 0 or flat.max() >= classes or (flat % 1 != 0).any():
+        raise ValueError(
+            "Labels are mixed as one-hot rows of the teacher's classes. "
+            f"Received: labels from {flat.min()} to {flat.max()} for "
+            f"{classes} classes. Pass class numbers or one-hot rows."
+        )
+    return np.eye(classes, dtype=np.float32)[flat.astype(np.int64)]

@@ -1,0 +1,199 @@
+"""What a cache is of: said before the first shard, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_distill.cache.storage import Storage, as_storage
+
+FORMAT = 1
+
+
+class DamagedCacheError(ValueError):
+    """A cache's files aren't what was written."""
+
+
+class StaleCacheError(ValueError):
+    """A cache is of another teacher, transfer set or way of seeing it."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One of the teacher's tensors.
+
+    Attributes:
+        file: Name of its file in each shard.
+        layer: The hidden layer's name, or `None` for the output.
+        shape: Of one example.
+        storage: The storage's name.
+    """
+
+    file: str
+    layer: str | None
+    shape: tuple[int, ...]
+    storage: str
+
+    @property
+    def stored(self) -> Storage:
+        """The storage."""
+        return as_storage(self.storage)
+
+    @property
+    def record(self) -> np.dtype[Any]:
+        """The dtype of one example's record."""
+        return self.stored.record(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a cache's content follows from.
+
+    Attributes:
+        size: How many examples there are; `None` while a stream isn't read.
+        epochs: How many views of each.
+        shard_rows: Records of each shard, but for the last.
+        batch_size: Examples that the teacher sees at a time.
+        output: The structure of the teacher's output, with the indices of
+            fields as leaves.
+        fields: The teacher's tensors.
+        probabilities: The activation that the teacher ends in, `"softmax"` or
+            `"sigmoid"`, or `None` if it gives logits. Stored are logits.
+        teacher: Fingerprint.
+        transfer_set: Fingerprint.
+        preprocessing: Fingerprint of what makes the teacher's inputs.
+        views: How views are made, or `None`.
+        versions: Of the libraries that were at work.
+    """
+
+    size: int | None
+    epochs: int
+    shard_rows: int
+    batch_size: int
+    output: Any
+    fields: tuple[Field, ...]
+    probabilities: str | None
+    teacher: dict[str, Any]
+    transfer_set: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+    views: dict[str, Any] | None
+    versions: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        """Records in all."""
+        return (self.size or 0) * self.epochs
+
+    @property
+    def shards(self) -> int:
+        """Shards in all."""
+        return -(-self.rows // self.shard_rows)
+
+    def shard_range(self, shard: int) -> range:
+        """The rows of a shard."""
+        first = shard * self.shard_rows
+        return range(first, min(first + self.shard_rows, self.rows))
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"format": FORMAT, **facts}
+
+
+def shard_name(shard: int) -> str:
+    """Where a shard's files are."""
+    return f"shards/{shard:06d}"
+
+
+def to_bytes(facts: dict[str, Any]) -> bytes:
+    """JSON, with a checksum of itself."""
+    body = json.dumps(facts, sort_keys=True)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    text = json.dumps({**facts, "sha256": digest}, indent=1, sort_keys=True)
+    return text.encode() + b"\n"
+
+
+def from_bytes(data: bytes, name: str) -> dict[str, Any]:
+    """The facts of such JSON.
+
+    Raises:
+        DamagedCacheError: If it isn't what was written.
+    """
+    try:
+        facts = json.loads(data)
+        digest = facts.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(name) from error
+    if to_bytes(facts) != data or not isinstance(digest, str):
+        raise _damaged(name)
+    result: dict[str, Any] = facts
+    return result
+
+
+def as_plan(facts: Any, name: str) -> Plan:
+    """The plan that these facts are of."""
+    try:
+        given = dict(facts)
+        version = given.pop("format")
+        if version != FORMAT:
+            raise ValueError(
+                f"'{name}' has a format that this version doesn't know. "
+                f"Received: format={version!r}, known is {FORMAT}. Use the "
+                "keras_distill that wrote it, or label anew."
+            )
+        fields = tuple(
+            Field(**{**field, "shape": tuple(field["shape"])})
+            for field in given.pop("fields")
+        )
+        return Plan(**given, fields=fields)
+    except (KeyError, TypeError) as error:
+        raise _damaged(name) from error
+
+
+def _damaged(name: str) -> DamagedCacheError:
+    return DamagedCacheError(
+        f"'{name}' was altered, or isn't of a teacher's cache. Received: "
+        "content that its checksum doesn't fit. Label anew, into an empty "
+        "folder."
+    )
+
+
+def structure_of(output: Any) -> tuple[Any, list[Any]]:
+    """A structure with numbers for leaves, which JSON can hold; the leaves."""
+    leaves: list[Any] = []
+
+    def describe(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {"dict": {key: describe(part[key]) for key in part}}
+        if isinstance(part, (list, tuple)):
+            kind = "list" if isinstance(part, list) else "tuple"
+            return {kind: [describe(p) for p in part]}
+        leaves.append(part)
+        return len(leaves) - 1
+
+    return describe(output), leaves
+
+
+def rebuild(structure: Any, leaves: list[Any]) -> Any:
+    """The structure that `structure_of` described, of these leaves."""
+    if isinstance(structure, int):
+        return leaves[structure]
+    ((kind, parts),) = structure.items()
+    if kind == "dict":
+        return {key: rebuild(part, leaves) for key, part in parts.items()}
+    made = [rebuild(part, leaves) for part in parts]
+    return made if kind == "list" else tuple(made)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a teacher's numbers may depend on."""
+    return {
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "backend": keras.backend.backend(),
+    }

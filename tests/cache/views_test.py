@@ -1,0 +1,198 @@
+"""A view is made again exactly, from the numbers of epoch and example."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from support import cnn, images, mlp
+
+import keras_distill as kd
+from keras_distill.cache import CutMix, MixUp, StaleCacheError, TransferSet
+
+
+def crop_and_flip(image, seed):
+    """A user's own augmentation."""
+    random = np.random.default_rng(seed)
+    top, left = random.integers(3, size=2)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    view = padded[top : top + 8, left : left + 8]
+    return view[:, ::-1] if random.random() < 0.5 else view
+
+
+def keras_layers():
+    return keras.Sequential(
+        [
+            layers.RandomFlip("horizontal"),
+            layers.RandomTranslation(0.2, 0.2),
+            layers.RandomContrast(0.3),
+        ]
+    )
+
+
+AUGMENTS = {"function": lambda: crop_and_flip, "layers": keras_layers}
+MIXES = [None, MixUp(0.4), CutMix()]
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize(
+    "mix", MIXES, ids=lambda m: type(m).__name__
+)
+def test_the_stored_output_is_that_of_the_replayed_view(
+    tmp_path, augment, mix
+):
+    """Whatever the order, the epoch and the batch that it comes in."""
+    teacher, (x, y) = cnn(8), images(12)
+    views = kd.Views(AUGMENTS[augment](), epochs=2, seed=3, mix=mix)
+    kd.TeacherCache.write(
+        tmp_path,
+        teacher,
+        (x, y),
+        views=views,
+        storage="float32",
+        batch_size=5,
+        shard_rows=5,
+        verbose=0,
+    ).verify(x)
+    # Another process would make them anew.
+    again = kd.Views(AUGMENTS[augment](), epochs=2, seed=3, mix=mix)
+    cache = kd.TeacherCache.open(tmp_path, (x, y), views=again)
+    batches = cache.batches(5, shuffle=True)
+    seen = []
+    for _ in range(3):
+        inputs = []
+        for i in range(len(batches)):
+            batch, *_ = batches[i]
+            now = teacher(batch.inputs, training=False)
+            np.testing.assert_allclose(
+                batch.teacher_output, ops.convert_to_numpy(now), atol=1e-5
+            )
+            inputs.append((batch.sample_ids, batch.inputs))
+        ids, pictures = map(np.concatenate, zip(*inputs, strict=True))
+        seen.append(pictures[np.argsort(ids)])
+        batches.on_epoch_end()
+    assert not np.array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[0], seen[2])  # two views, then anew
+
+
+def test_a_student_is_trained_on_views(tmp_path):
+    teacher, data = cnn(8), images(12)
+    views = kd.Views(crop_and_flip, epochs=2, mix=MixUp())
+    cache = kd.TeacherCache.write(
+        tmp_path, teacher, data, views=views, verbose=0
+    )
+    distiller = kd.Distiller(cache.teacher, mlp())
+    history = distiller.fit(cache.batches(4, shuffle=True), epochs=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_views_leave_the_layer_as_it_was():
+    augment = keras_layers()
+    data = TransferSet(images(4)[0])
+    keras.utils.set_random_seed(0)
+    before = [ops.convert_to_numpy(v.value) for v in augment.variables]
+    kd.Views(augment).make(data, np.arange(4), 0)
+    after = [ops.convert_to_numpy(v.value) for v in augment.variables]
+    assert len(before) == 3
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mix", [MixUp(), CutMix()], ids=["mixup", "cutmix"])
+def test_labels_are_mixed_as_the_images_are(tmp_path, mix):
+    """Images of one number each: a mean says which share of each is in it."""
+    x = np.zeros((9, 8, 8, 1), "float32")
+    x[5:] = 1.0
+    y = (np.arange(9) >= 5).astype("int64")
+    teacher = cnn(4, classes=2)
+    cache = kd.TeacherCache.write(
+        tmp_path, teacher, (x, y), views=kd.Views(mix=mix, epochs=4), verbose=0
+    )
+    batches = cache.batches(9)
+    shares = []
+    for _ in range(4):
+        batch, labels = batches[0]
+        np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(
+            labels[:, 1], batch.inputs.mean((1, 2, 3)), atol=1e-6
+        )
+        shares += labels[:, 1].tolist()
+        batches.on_epoch_end()
+    assert 0.01 < np.mean([0.02 < s < 0.98 for s in shares])
+
+
+def test_shares_of_mixup_follow_the_distribution():
+    data = TransferSet(np.arange(4000.0)[:, None])
+    _, partners, shares = kd.Views(mix=MixUp(0.5)).make(
+        data, np.arange(4000), 0
+    )
+    # Mean and variance of Beta(a, a) are 1/2 and 1 / (4 (2 a + 1)).
+    np.testing.assert_allclose(shares.mean(), 0.5, atol=0.03)
+    np.testing.assert_allclose(shares.var(), 1 / 8, atol=0.01)
+    # Any example may be the partner of any.
+    assert len(np.unique(partners)) > 2400
+    np.testing.assert_allclose(partners.mean(), 2000, atol=100)
+
+
+def test_seeds_differ_between_examples_epochs_and_seeds():
+    data = TransferSet(np.zeros((500, 1)))
+
+    def seeds(epoch, seed):
+        found = []
+        views = kd.Views(lambda x, s: found.append(s) or x, seed=seed)
+        views.make(data, np.arange(500), epoch)
+        return found
+
+    everything = seeds(0, 0) + seeds(1, 0) + seeds(0, 1)
+    assert len(set(everything)) == 1500
+    bits = np.array([list(f"{s:063b}") for s in everything], int)
+    np.testing.assert_allclose(bits.mean(0), 0.5, atol=0.08)
+
+
+def test_other_views_are_refused(tmp_path):
+    teacher, data = cnn(4), images(12)
+
+    def write(views):
+        return kd.TeacherCache.write(
+            tmp_path, teacher, data, views=views, verbose=0
+        )
+
+    write(kd.Views(crop_and_flip, epochs=2))
+    for other in (
+        kd.Views(crop_and_flip, epochs=3),
+        kd.Views(crop_and_flip, epochs=2, seed=1),
+        kd.Views(crop_and_flip, epochs=2, mix=MixUp()),
+        kd.Views(lambda image, seed: image, epochs=2),
+    ):
+        with pytest.raises(StaleCacheError, match="of another .*views"):
+            write(other)
+        with pytest.raises(StaleCacheError, match="of another views"):
+            kd.TeacherCache.open(tmp_path, data, views=other)
+    with pytest.raises(StaleCacheError, match="have to be made again"):
+        kd.TeacherCache.open(tmp_path, data)
+
+
+def test_views_with_another_source_of_chance_are_refused(tmp_path):
+    shift = [0.0]
+
+    def secretly(image, seed):
+        return image + shift[0]
+
+    teacher, data = cnn(4), images(12)
+    views = kd.Views(secretly)
+    kd.TeacherCache.write(tmp_path, teacher, data, views=views, verbose=0)
+    shift[0] = 0.5
+    with pytest.raises(StaleCacheError, match="aren't those that the teacher"):
+        kd.TeacherCache.open(tmp_path, data, views=views)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kd.Views(epochs=0), "epochs=0"),
+        (lambda: kd.Views(augment=3), "augment=3"),
+        (lambda: MixUp(0.0), r"alpha=0\.0"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
