@@ -93,16 +93,29 @@ class _Attached(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 class _Join:
-    """A function that can be sent to a worker process."""
+    """`joined`, for a worker process."""
 
-    def __init__(self, read: Any, before: Any = None) -> None:
+    def __init__(self, read: Any) -> None:
         self.read = read
-        self.before = before
 
     def __call__(self, batch: Any) -> tuple[Any, ...]:
-        if self.before is not None:
-            batch = self.before(batch)
         return joined(batch, self.read)
+
+
+class _Collate(_Join):
+    """Puts examples together as before, and what is stored for them as well.
+
+    In tensors of PyTorch, of which alone Keras expects a loader's batches.
+    """
+
+    def __init__(self, read: Any, before: Any) -> None:
+        super().__init__(read)
+        self.before = before
+
+    def __call__(self, examples: Any) -> tuple[Any, ...]:
+        torch = importlib.import_module("torch")
+        batch = super().__call__(self.before(examples))
+        return keras.tree.map_structure(torch.as_tensor, batch)
 
 
 def _to_grain(cache: TeacherCache, data: Any, read: Any) -> Any:
@@ -120,7 +133,7 @@ def _to_loader(cache: TeacherCache, data: Any, read: Any) -> Any:
         "generator": data.generator,
         "persistent_workers": data.persistent_workers,
         "prefetch_factor": data.prefetch_factor,
-        "collate_fn": _Join(read, data.collate_fn),
+        "collate_fn": _Collate(read, data.collate_fn),
     }
     if data.batch_sampler is not None:
         options["batch_sampler"] = data.batch_sampler

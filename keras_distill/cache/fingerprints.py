@@ -61,9 +61,7 @@ def _lasting(config: Any) -> Any:
 
 def _is_input(config: Any) -> bool:
     """Whether it is the layer that a Sequential gets with its first call."""
-    return (
-        isinstance(config, dict) and config.get("class_name") == "InputLayer"
-    )
+    return isinstance(config, dict) and config.get("class_name") == "InputLayer"
 
 
 def function_fingerprint(function: Callable[..., Any] | None) -> Any:

@@ -90,8 +90,14 @@ def test_opening_many_shards_needs_no_handles(tmp_path):
         return np.concatenate([inputs, -inputs], axis=-1)
 
     cache = kd.TeacherCache.write(
-        tmp_path, teacher, x, batch_size=1, shard_rows=1, verbose=0,
-        storage="float32", probabilities="none",
+        tmp_path,
+        teacher,
+        x,
+        batch_size=1,
+        shard_rows=1,
+        verbose=0,
+        storage="float32",
+        probabilities="none",
     )
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (500, limit[1]))

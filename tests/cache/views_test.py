@@ -34,12 +34,8 @@ MIXES = [None, MixUp(0.4), CutMix()]
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-@pytest.mark.parametrize(
-    "mix", MIXES, ids=lambda m: type(m).__name__
-)
-def test_the_stored_output_is_that_of_the_replayed_view(
-    tmp_path, augment, mix
-):
+@pytest.mark.parametrize("mix", MIXES, ids=lambda m: type(m).__name__)
+def test_the_stored_output_is_that_of_the_replayed_view(tmp_path, augment, mix):
     """Whatever the order, the epoch and the batch that it comes in."""
     teacher, (x, y) = cnn(8), images(12)
     views = kd.Views(AUGMENTS[augment](), epochs=2, seed=3, mix=mix)
