@@ -2,6 +2,7 @@
 
 from keras_distill import export as export
 from keras_distill import losses as losses
+from keras_distill import teachers as teachers
 from keras_distill.average_heads import average_heads as average_heads
 from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
@@ -55,5 +56,6 @@ __all__ = [
     "losses",
     "quantization_aware",
     "reuse_classifier",
+    "teachers",
     "verify_litert",
 ]
