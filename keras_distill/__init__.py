@@ -3,6 +3,7 @@
 from keras_distill import cache as cache
 from keras_distill import export as export
 from keras_distill import losses as losses
+from keras_distill import teachers as teachers
 from keras_distill.average_heads import average_heads as average_heads
 from keras_distill.cache import TeacherCache as TeacherCache
 from keras_distill.cache import Views as Views
@@ -63,5 +64,6 @@ __all__ = [
     "losses",
     "quantization_aware",
     "reuse_classifier",
+    "teachers",
     "verify_litert",
 ]

@@ -60,6 +60,8 @@ ALLOWED = {
     "fake_quantization": set(),
     "model_graphs": set(),
     "layer_stages": {"fake_quantization"},
+    "teachers": {"teachers"},
+    "teachers.*": {"backends", "export", "features", "heads", "teachers"},
     "rounding_copy": {
         "export.signature",
         "fake_quantization",
@@ -107,7 +109,7 @@ def test_imports_follow_the_design(module):
         ), f"{name} may not import {inside}"
 
 
-@pytest.mark.parametrize("module", [kd, kd.losses, kd.export])
+@pytest.mark.parametrize("module", [kd, kd.losses, kd.export, kd.teachers])
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
     public = {
@@ -141,7 +143,7 @@ def test_readme_examples(tmp_path, monkeypatch):
 
 
 def test_public_objects_are_documented():
-    for module in (kd, kd.losses, kd.export):
+    for module in (kd, kd.losses, kd.export, kd.teachers):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name
     for public in (kd.Distiller, kd.HardLabels, kd.TransferBatch):
