@@ -272,7 +272,9 @@ def test_outputs_of_any_structure(tmp_path):
 
 def test_probabilities_are_stored_as_logits(tmp_path, data):
     model = cnn(4)
-    ends = keras.Sequential([*model.layers, keras.layers.Softmax()])
+    ends = keras.Sequential(
+        [keras.Input((8, 8, 1)), *model.layers, keras.layers.Softmax()]
+    )
     x, _ = data
     cache = write(tmp_path, ends, data, storage="float32")
     assert cache.plan.probabilities == "softmax"
