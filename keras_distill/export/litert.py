@@ -9,10 +9,13 @@ import tempfile
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.budget import Budget
+from keras_distill.export.examples import as_examples, require_finite
 from keras_distill.export.float_file import (
+    require_exportable,
     require_outside_worker,
     require_packages,
 )
@@ -21,9 +24,10 @@ from keras_distill.export.placing import place_file
 from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.search import best_that_fits, schemes_to_try
+from keras_distill.export.signature import describe_inputs
 from keras_distill.export.student_files import StudentFiles
 from keras_distill.export.trained_ranges import trained_scheme
-from keras_distill.export.verify import Reference
+from keras_distill.export.verify import Reference, require_measurable
 
 _PACKAGES = {
     "tensorflow": "tensorflow",
@@ -74,8 +78,9 @@ def export_litert(
             float32, or what a student of `quantization_aware` trained for.
         calibration_data: Some hundred examples like those of the device, for
             the ranges of a static scheme (`int8`, `int16x8`): inputs in the
-            structure of the student's, or a data set of batches. Other schemes
-            are only compared on it.
+            structure of the student's, `(x, y)`, a data set or a list of such
+            batches, or a function that returns one. Labels aren't used. Other
+            schemes are only compared on it.
         budget: What the file may cost and must keep. The schemes are tried
             from the most exact to the smallest, those with ranges only if there
             is calibration data, and the first that fits is written; with
@@ -122,9 +127,10 @@ def export_litert(
     require_packages(_PACKAGES)
     # A student that trained for a scheme has no other file.
     quantization = quantization or trained_scheme(student)
+    require_exportable(student)
     files = StudentFiles(
         student,
-        calibration_data,
+        _calibration_examples(student, calibration_data, batch_size),
         batch_size,
         signature,
         allow_flex,
@@ -138,11 +144,15 @@ def export_litert(
             f"budget={budget} with validation_data=None. Pass `(x, y)`."
         )
     named = None if quantization is None else as_quantization(quantization)
+    reference = Reference.of(
+        student, validation_data, *describe_inputs(student, batch_size)
+    )
+    require_measurable(budget, reference)
     with tempfile.TemporaryDirectory() as folder:
         best = best_that_fits(
             files.write,
             pathlib.Path(folder),
-            lambda artifact: Reference.of(artifact, student, validation_data),
+            reference,
             budget,
             schemes_to_try(named, calibration_data is not None),
             files.worst_layers,
@@ -190,10 +200,22 @@ def layer_errors(
     quantization = as_quantization(quantization)
     require_outside_worker()
     require_packages(_PACKAGES)
+    require_exportable(student)
+    examples = _calibration_examples(student, calibration_data, 1)
     files = StudentFiles(
-        student, calibration_data, 1, "serving_default", False, Metadata()
+        student, examples, 1, "serving_default", False, Metadata()
     )
     return files.layer_errors(quantization)
+
+
+def _calibration_examples(
+    student: keras.Model, data: Any, batch_size: int | None
+) -> dict[str, np.ndarray] | None:
+    if data is None:
+        return None
+    examples = as_examples(data, *describe_inputs(student, batch_size), student)
+    require_finite(examples)
+    return examples
 
 
 def _require_writable(path: pathlib.Path) -> None:

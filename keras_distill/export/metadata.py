@@ -94,8 +94,12 @@ def _version() -> str:
 def fingerprint(model: keras.Model) -> dict[str, Any]:
     """A model's name, size, and the checksum of its weights."""
     digest = hashlib.sha256()
-    for variable in model.variables:
+    # Without the state of random layers, which isn't part of what they learned.
+    for variable in model.weights:
         array = keras.ops.convert_to_numpy(variable)
+        if array.dtype.name == "bfloat16":
+            # As a backend has it to whom NumPy's bfloat16 is unknown.
+            array = array.astype("float32")
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return {

@@ -14,6 +14,7 @@ from keras_distill.export import (
     processes,
     quantizer,
     runner,
+    student_files,
 )
 from keras_distill.export.quantized_file import operations_by_layer, snr_db
 from keras_distill.export.schemes import SCHEMES, as_quantization
@@ -344,6 +345,27 @@ def test_ranges_need_data(student, tmp_path):
             student, path, "int8", calibration_data=np.zeros((2, 5, 5, 3))
         )
     assert not path.exists()
+
+
+def test_data_is_looked_at_before_anything_is_converted(
+    student, images, tmp_path, monkeypatch
+):
+    def convert(*args):
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(student_files, "make_float_file", convert)
+    path = tmp_path / "student.tflite"
+    wrong = images[:, :6]
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.export_litert(student, path, "int8", calibration_data=wrong)
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.layer_errors(student, "int8", wrong)
+    budget = kd.Budget(agreement=0.9)
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.export_litert(student, path, budget=budget, validation_data=wrong)
+    budget = kd.Budget(accuracy_drop=0.1)
+    with pytest.raises(ValueError, match="needs labels"):
+        kd.export_litert(student, path, budget=budget, validation_data=images)
 
 
 def test_unknown_float_layer_is_an_error(student, images, tmp_path):

@@ -8,6 +8,7 @@ from support import only_on
 import keras_distill as kd
 from keras_distill.export import BOARDS
 from keras_distill.export.budget import Costs, parse_size
+from keras_distill.export.metadata import fingerprint
 from keras_distill.export.search import schemes_to_try
 
 layers = keras.layers
@@ -125,11 +126,58 @@ def test_file_that_falls_short_is_an_error(artifact, student, data):
         kd.verify_litert(artifact, student, data[0], budget=generous)
 
 
-def test_file_of_another_student_is_an_error(artifact, data):
-    x = keras.Input((20,))
-    other = keras.Model(x, [layers.Dense(5)(x), layers.Dense(5)(x)])
-    with pytest.raises(ValueError, match="isn't of this student"):
-        kd.verify_litert(artifact, other, data)
+def test_file_of_other_weights_is_an_error(artifact, student, data):
+    other = keras.models.clone_model(student)
+    with pytest.raises(ValueError, match=r"other weights.*'student' \(1,669 "):
+        kd.verify_litert(artifact, other, data, runs=1)
+    other.set_weights(student.get_weights())
+    other.name = "renamed"
+    assert kd.verify_litert(artifact, other, data, runs=1).agreement < 1
+    with pytest.raises(TypeError, match="student=array"):
+        kd.verify_litert(artifact, data[0], data)
+
+
+def test_random_layers_count_for_nothing_in_what_a_student_learned():
+    student = keras.Sequential(
+        [keras.Input((4,)), layers.Dropout(0.5), layers.Dense(2)]
+    )
+    before = fingerprint(student)
+    student(np.ones((2, 4)), training=True)
+    assert fingerprint(student) == before
+
+
+def test_numbers_that_count_nothing_are_refused(artifact, student, data):
+    for name in ("runs", "threads"):
+        for value in (0, -1, 1.5):
+            with pytest.raises(ValueError, match=f"{name}={value}"):
+                kd.verify_litert(artifact, student, data, **{name: value})
+
+
+class Hidden(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def get_config(self):
+        return {}
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_one_value_whose_meaning_is_hidden_needs_a_threshold(tmp_path):
+    student = Hidden()
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    logits = student.predict(x, verbose=0)[:, 0]
+    y = (logits > 0.2).astype(int)
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    check = kd.verify_litert(artifact, student, (x, y), threshold=0.2, runs=1)
+    assert check.accuracy == check.agreement == 1
+    with pytest.raises(ValueError, match=r"verify_litert\(threshold="):
+        kd.verify_litert(artifact, student, (x, y))
+    check = kd.verify_litert(artifact, student, x, runs=1)
+    assert check.agreement is None
+    assert "agreement" not in str(check)
 
 
 def test_first_scheme_that_fits_is_written(student, data, tmp_path):
