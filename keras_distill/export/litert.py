@@ -20,6 +20,7 @@ from keras_distill.export.float_file import (
     require_packages,
 )
 from keras_distill.export.metadata import Metadata
+from keras_distill.export.parity import random_batch
 from keras_distill.export.placing import place_file
 from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
@@ -86,7 +87,8 @@ def export_litert(
             is calibration data, and the first that fits is written; with
             `quantization`, only that one is tried.
         validation_data: Examples to judge a budget by: `(x, y)`, inputs alone,
-            or a data set of such batches.
+            or a data set of such batches. A budget of sizes and times needs
+            none.
         batch_size: The file's batch size; None for any, which some runtimes
             don't support, nor do recurrent layers.
         signature: Name of the file's signature.
@@ -138,15 +140,8 @@ def export_litert(
     )
     if budget is None:
         return files.write(path, as_quantization(quantization))
-    if validation_data is None:
-        raise ValueError(
-            "A budget needs data to judge the files by. Received: "
-            f"budget={budget} with validation_data=None. Pass `(x, y)`."
-        )
     named = None if quantization is None else as_quantization(quantization)
-    reference = Reference.of(
-        student, validation_data, *describe_inputs(student, batch_size)
-    )
+    reference = _reference(files, budget, validation_data)
     require_measurable(budget, reference)
     with tempfile.TemporaryDirectory() as folder:
         best = best_that_fits(
@@ -216,6 +211,23 @@ def _calibration_examples(
     examples = as_examples(data, *describe_inputs(student, batch_size), student)
     require_finite(examples)
     return examples
+
+
+def _reference(
+    files: StudentFiles, budget: Budget, validation_data: Any
+) -> Reference:
+    """What the student returns for the data that a budget is judged by."""
+    names, inputs = describe_inputs(files.student, files.batch_size)
+    if validation_data is None:
+        if budget.needs_data:
+            raise ValueError(
+                "A budget for what a file keeps needs data to judge it by. "
+                f"Received: budget={budget} with validation_data=None. Pass "
+                "`(x, y)`."
+            )
+        examples = files.examples or random_batch(files.student, inputs)
+        validation_data = keras.tree.map_structure(examples.get, names)
+    return Reference.of(files.student, validation_data, names, inputs)
 
 
 def _require_writable(path: pathlib.Path) -> None:

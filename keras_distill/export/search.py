@@ -15,7 +15,6 @@ from keras_distill.export.verify import (
     LiteRTCheck,
     Reference,
     check_file,
-    describe,
 )
 
 # Writes a file to a path, quantised in one way.
@@ -44,7 +43,7 @@ class Attempt(NamedTuple):
             name += f" with {len(self.quantization.float_layers)} in float"
         if self.check is None:
             return f"{name}: {self.problem}"
-        return f"{name}: {describe(self.excesses, budget, self.check.costs)}"
+        return f"{name}: {budget.describe(self.excesses, self.check.costs)}"
 
 
 def best_that_fits(

@@ -272,22 +272,12 @@ def verify_litert(
         runs=runs,
     )
     excesses = {} if budget is None else budget.excesses(check.costs)
-    if excesses:
+    if budget is not None and excesses:
         raise RuntimeError(
             f"'{artifact.path}' falls short of what was asked. Received: "
-            f"{describe(excesses, budget, check.costs)}.\n{check}"
+            f"{budget.describe(excesses, check.costs)}.\n{check}"
         )
     return check
-
-
-def describe(
-    excesses: dict[str, float], budget: Budget | None, costs: Costs
-) -> str:
-    """The limits that don't hold, as text."""
-    return ", ".join(
-        f"{name}={getattr(costs, name)} (asked for: {getattr(budget, name)})"
-        for name in excesses
-    )
 
 
 def _require_same_weights(

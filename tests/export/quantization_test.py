@@ -230,6 +230,13 @@ def test_worst_layers_stay_in_float_until_the_bound_is_met(fragile, tmp_path):
         calibration_data=x,
     )
     assert again.snr_db == pytest.approx(mixed.snr_db)
+    with pytest.warns(UserWarning, match="with all layers in float"):
+        kd.export_litert(
+            fragile,
+            path,
+            kd.Quantization("int8", min_snr_db=100),
+            calibration_data=x,
+        )
     with pytest.raises(RuntimeError, match="Not even with all layers"):
         kd.export_litert(
             fragile,

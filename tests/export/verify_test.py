@@ -204,8 +204,14 @@ def test_first_scheme_that_fits_is_written(student, data, tmp_path):
         )
     # What was there is there still.
     assert path.stat().st_size == found.size
-    with pytest.raises(ValueError, match="validation_data=None"):
-        kd.export_litert(student, path, budget=kd.Budget(flash=1000))
+    # Sizes need no data.
+    budget = kd.Budget(flash=sizes["float16"], latency_ms=1000)
+    found = kd.export_litert(student, path, budget=budget)
+    assert found.quantization.scheme == "float16"
+    with pytest.raises(
+        ValueError, match=r"agreement=90 %\) with validation_da"
+    ):
+        kd.export_litert(student, path, budget=kd.Budget(agreement=0.9))
 
 
 def test_layers_in_float_where_integers_alone_lose_too_much(tmp_path, data):
@@ -248,11 +254,36 @@ def test_static_schemes_are_tried_with_data_only():
 
 def test_sizes():
     assert parse_size("256KB") == parse_size("256 KiB") == 256 * 1024
+    assert parse_size("256kb") == parse_size("256k") == 256 * 1024
     assert parse_size("1.5MB") == 3 * 2**19
     assert parse_size(7) == 7
     for wrong in ("", "0KB", "-1KB", "1TB", 0, -1, True, 1.5, None):
         with pytest.raises(ValueError, match="A size is"):
             parse_size(wrong)
+
+
+def test_limits_have_units():
+    budget = kd.Budget(flash="1MB", latency_ms=3, accuracy_drop=0.01, snr_db=20)
+    assert str(budget) == (
+        "Budget(flash=1,048,576 bytes, latency_ms=3 ms, accuracy_drop=1 %, "
+        "snr_db=20 dB)"
+    )
+    costs = Costs(flash=2**20 + 1, latency_ms=1 / 3, snr_db=19.98765)
+    text = budget.describe(budget.excesses(costs), costs)
+    assert text == (
+        "flash=1,048,577 bytes (asked for: 1,048,576 bytes), "
+        "accuracy_drop=unknown (asked for: 1 %), "
+        "snr_db=19.99 dB (asked for: 20 dB)"
+    )
+
+
+@pytest.mark.parametrize("value", ["3ms", True, [1]])
+def test_limits_are_numbers(value):
+    for name in ("latency_ms", "accuracy_drop", "agreement", "snr_db"):
+        with pytest.raises(TypeError, match=f"{name} is a number"):
+            kd.Budget(**{name: value})
+        with pytest.raises(ValueError, match=f"{name}=nan"):
+            kd.Budget(**{name: float("nan")})
 
 
 def test_excesses_are_relative_and_unknown_is_too_much():
@@ -315,7 +346,7 @@ def test_arena_of_a_microcontroller_and_a_budget_for_it(tmp_path):
     assert 500 < check.micro.arena < 20_000
     assert "arena on tflite-micro" in str(check)
     tight = kd.Budget(arena=check.micro.arena - 1)
-    with pytest.raises(RuntimeError, match=r"arena=\d+ \(asked for"):
+    with pytest.raises(RuntimeError, match=r"arena=[\d,]+ bytes \(asked for"):
         kd.verify_litert(artifact, student, x, budget=tight)
     # Floats take four times the memory, and hybrid kernels aren't there.
     found = kd.export_litert(
