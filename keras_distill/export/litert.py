@@ -19,7 +19,7 @@ from keras_distill.export.float_file import (
     require_outside_worker,
     require_packages,
 )
-from keras_distill.export.metadata import Metadata
+from keras_distill.export.metadata import Metadata, as_metadata
 from keras_distill.export.parity import random_batch
 from keras_distill.export.placing import place_file
 from keras_distill.export.quantized_file import LayerError
@@ -101,7 +101,8 @@ def export_litert(
         The artifact: the file's path, size, inputs, outputs and errors.
 
     Raises:
-        TypeError: If the student isn't a Keras model.
+        TypeError: If the student isn't a Keras model, or an argument is of
+            another type.
         ValueError: If the student, the path or the data can't be exported:
             unbuilt, quantized, stateful, without fixed shapes, or with a Lambda
             layer; a static scheme without calibration data.
@@ -136,7 +137,7 @@ def export_litert(
         batch_size,
         signature,
         allow_flex,
-        metadata or Metadata(),
+        as_metadata(metadata),
     )
     if budget is None:
         return files.write(path, as_quantization(quantization))

@@ -132,6 +132,7 @@ class StudentFiles:
                 self.signature,
                 self.allow_flex,
                 unroll,
+                self.metadata,
             )
         return self.files[unroll]
 

@@ -198,15 +198,6 @@ def test_command_says_what_is_wrong(tmp_path, capsys):
         cli.main([])
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [(("a\nb",), "one line"), (("a", "a"), "label of its own")],
-)
-def test_labels_that_no_list_can_hold(labels, message):
-    with pytest.raises(ValueError, match=message):
-        kd.Metadata(labels=labels)
-
-
 def test_cli_is_installed():
     pyproject = pathlib.Path(kd.__file__).parents[1] / "pyproject.toml"
     assert 'keras-distill = "keras_distill.cli:main"' in pyproject.read_text()
