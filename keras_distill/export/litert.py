@@ -21,7 +21,7 @@ from keras_distill.export.float_file import (
 )
 from keras_distill.export.metadata import Metadata, as_metadata
 from keras_distill.export.parity import random_batch
-from keras_distill.export.placing import place_file
+from keras_distill.export.placing import place_file, target_of
 from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.search import best_that_fits, schemes_to_try
@@ -73,7 +73,7 @@ def export_litert(
             Keras doesn't know the input dtypes: the inputs are taken to be
             float32.
         path: Where the file goes; it ends in `.tflite`. A file that is there
-            is replaced only by one that passed the check.
+            is replaced only by one that passed the check; a link leads there.
         quantization: A scheme's name, such as "int8", "dynamic_int8" or
             "float16"; or a `Quantization`, which lists them all. None is
             float32, or what a student of `quantization_aware` trained for.
@@ -237,13 +237,14 @@ def _require_writable(path: pathlib.Path) -> None:
             f"A LiteRT file's name ends in '.tflite'. Received: path='{path}'. "
             f"Pass '{path.with_suffix('.tflite')}'."
         )
-    if path.is_dir():
+    place = target_of(path)
+    if place.is_dir():
         raise ValueError(
             f"A folder is in the file's place. Received: path='{path}'. Pass "
             "another name, or remove the folder."
         )
-    if not path.parent.is_dir():
+    if not place.parent.is_dir():
         raise ValueError(
-            f"There is no folder '{path.parent}'. Received: path='{path}'. "
+            f"There is no folder '{place.parent}'. Received: path='{path}'. "
             "Make the folder first."
         )

@@ -335,6 +335,26 @@ def test_contradictions_are_errors(case):
         make()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("integer_io", "yes"),
+        ("per_channel", 1),
+        ("equalize", None),
+        ("float_layers", {"head"}),
+        ("min_snr_db", "20"),
+    ],
+)
+def test_arguments_of_other_types_are_errors(name, value):
+    with pytest.raises(TypeError, match=f"{name}="):
+        kd.Quantization("int8", **{name: value})
+
+
+def test_layers_in_a_list_are_as_in_a_tuple():
+    quantization = kd.Quantization("int8", float_layers=["head"])
+    assert quantization.float_layers == ("head",)
+
+
 def test_what_is_no_scheme_is_an_error():
     with pytest.raises(TypeError, match="quantization=8"):
         as_quantization(8)
