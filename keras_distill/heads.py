@@ -6,6 +6,10 @@ from typing import Any
 
 import keras
 
+from keras_distill.fake_quantization import (
+    FakeQuantizedActivations,
+    FakeQuantizedWeights,
+)
 from keras_distill.features import (
     LayerName,
     find_layer,
@@ -15,6 +19,7 @@ from keras_distill.features import (
 _PROBABILITIES = ("softmax", "sigmoid")
 # These pass a probability on as it is.
 _TRANSPARENT = (
+    FakeQuantizedActivations,
     keras.layers.Flatten,
     keras.layers.Identity,
     keras.layers.Permute,
@@ -41,7 +46,8 @@ def final_activation(model: keras.Model, name: LayerName = None) -> str | None:
         isinstance(output, dict) and name in output
     ):
         try:
-            return _activation_of_layer(find_layer(model, name))
+            layer = find_layer(model, name)
+            return _if_probability(_activation_of_layer(layer))
         except ValueError:  # the key of an output that no graph shows
             return None
     if name is not None:
@@ -50,7 +56,28 @@ def final_activation(model: keras.Model, name: LayerName = None) -> str | None:
         except (KeyError, IndexError, TypeError):  # no such output
             return None
     tensors = keras.tree.flatten(output)
-    return _activation_of_tensor(tensors[0]) if len(tensors) == 1 else None
+    if len(tensors) != 1:
+        return None
+    return _if_probability(_activation_of_tensor(tensors[0]))
+
+
+def output_activations(model: keras.Model) -> list[str | None]:
+    """Find the activation that each output of a model goes through.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        Names of `keras.activations`, such as `"linear"`, in the order of the
+        flattened outputs; `None` where none is seen. Empty where the model
+        shows no graph.
+    """
+    tensors = keras.tree.flatten(symbolic_output(model))
+    return [_activation_of_tensor(t) for t in tensors if t is not None]
+
+
+def _if_probability(activation: str | None) -> str | None:
+    return activation if activation in _PROBABILITIES else None
 
 
 def _activation_of_tensor(tensor: Any) -> str | None:
@@ -71,8 +98,7 @@ def _activation_of_tensor(tensor: Any) -> str | None:
     if isinstance(operation, keras.Layer):
         return _activation_of_config(operation)
     # A function of keras.ops that was called on a symbolic tensor.
-    kind = type(operation).__name__.lower()
-    return kind if kind in _PROBABILITIES else None
+    return type(operation).__name__.lower()
 
 
 def _activation_of_layer(layer: keras.Layer) -> str | None:
@@ -85,13 +111,14 @@ def _activation_of_layer(layer: keras.Layer) -> str | None:
 def _activation_of_config(layer: keras.Layer) -> str | None:
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
-    if isinstance(layer, keras.layers.TimeDistributed):
+    if isinstance(layer, keras.layers.TimeDistributed | FakeQuantizedWeights):
         return _activation_of_config(layer.layer)
     try:
         activation = layer.get_config().get("activation")
     except NotImplementedError:  # a custom layer without a config
         return None
-    return activation if activation in _PROBABILITIES else None
+    # A custom function's is a dict.
+    return activation if isinstance(activation, str) else None
 
 
 def _passes_on(operation: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_distill.export import runner
 from keras_distill.export.examples import as_examples
+from keras_distill.export.facts import check_facts
 from keras_distill.export.flatbuffer import (
     DamagedFileError,
     Operation,
@@ -93,6 +94,7 @@ class LiteRTArtifact:
     def _from_facts(
         cls, path: pathlib.Path, size: int, facts: dict[str, Any]
     ) -> LiteRTArtifact:
+        check_facts(facts)
         quantization = dict(facts["quantization"])
         quantization["float_layers"] = tuple(quantization["float_layers"])
         snr_db = facts["snr_db"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 
@@ -30,12 +32,15 @@ def _board(flash: str, ram: str, source: str) -> Board:
 def parse_size(value: int | str) -> int:
     """A size in bytes: a number, or text such as "256KB" (1 KB = 1,024 bytes).
 
+    Letters may be small: "256kb".
+
     Raises:
         ValueError: If it is neither.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(i?)(B?)", str(value))
+    text = str(value).upper()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(I?)(B?)", text)
     if match is None or not isinstance(value, str) or not float(match[1]):
         raise ValueError(
             "A size is a number of bytes, or text like '256KB' or '1MB'. "
@@ -106,6 +111,7 @@ class Budget:
         snr_db: Smallest signal-to-noise ratio of the outputs, in dB.
 
     Raises:
+        TypeError: If a limit isn't a number.
         ValueError: If a limit can't be one, or none is given.
 
     Example:
@@ -129,6 +135,8 @@ class Budget:
                 # Frozen for the caller; this is where it is made.
                 size = parse_size(getattr(self, name))
                 object.__setattr__(self, name, size)
+        for name in ("latency_ms", "accuracy_drop", "agreement", "snr_db"):
+            _require_number(name, getattr(self, name))
         if self.latency_ms is not None and self.latency_ms <= 0:
             raise ValueError(
                 "A latency is more than nothing. Received: "
@@ -146,6 +154,20 @@ class Budget:
                 "A budget limits something. Received: no limit. Pass "
                 "flash='256KB', for instance."
             )
+
+    def __str__(self) -> str:
+        limits = ", ".join(
+            f"{name}={as_text(name, value)}"
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None
+        )
+        return f"Budget({limits})"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it takes examples to judge by: sizes and times take any."""
+        kept = (self.accuracy_drop, self.agreement, self.snr_db)
+        return any(limit is not None for limit in kept)
 
     @classmethod
     def for_board(
@@ -205,3 +227,31 @@ class Budget:
                 under = float("inf") if kept is None else limit - kept
                 excesses[name] = under / (abs(limit) or 1)
         return excesses
+
+    def describe(self, excesses: dict[str, float], costs: Costs) -> str:
+        """The limits that don't hold, as text."""
+        return ", ".join(
+            f"{name}={as_text(name, getattr(costs, name))} "
+            f"(asked for: {as_text(name, getattr(self, name))})"
+            for name in excesses
+        )
+
+
+def _require_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number. Received: {name}={value!r}.")
+    if math.isnan(value):
+        raise ValueError(f"{name} is a number. Received: {name}={value!r}.")
+
+
+def as_text(name: str, value: float | None) -> str:
+    """A limit, or what was measured against it, with its unit."""
+    if value is None:
+        return "unknown"
+    if name in ("flash", "arena"):
+        return f"{value:,} bytes"
+    if name in ("accuracy_drop", "agreement"):
+        return f"{100 * value:.4g} %"
+    return f"{value:.4g} {'ms' if name == 'latency_ms' else 'dB'}"

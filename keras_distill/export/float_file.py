@@ -22,6 +22,7 @@ from keras_distill.export.conversion import (
     run_frozen,
 )
 from keras_distill.export.flatbuffer import Operation, operations
+from keras_distill.export.metadata import Metadata
 from keras_distill.export.parity import require_parity, run_on_examples
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.signature import (
@@ -81,14 +82,19 @@ def make_float_file(
     signature: str = "serving_default",
     allow_flex: bool = False,
     unroll: bool = False,
+    metadata: Metadata | None = None,
 ) -> FloatFile:
     """Convert a student, and compare the file with it.
 
     Raises:
+        ValueError: If the metadata isn't about such a student.
         RuntimeError: If the conversion failed, or if the file doesn't return
             what Keras returns.
     """
     with saved(student, batch_size) as (known, batch, expected):
+        if metadata is not None:
+            metadata.require_inputs(known.inputs)
+            metadata.require_classes(expected)
         request = known._replace(
             allow_flex=allow_flex, unroll=unroll, signature=signature
         )

@@ -32,7 +32,7 @@ from keras_distill.export.format_writers import (
     write_saved_model,
 )
 from keras_distill.export.parity import require_parity
-from keras_distill.export.placing import size_of, staged
+from keras_distill.export.placing import size_of, staged, target_of
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.signature import TensorInfo
 
@@ -346,7 +346,7 @@ def _export(
     require_outside_worker()
     _require_writable(path, form)
     require_packages(form.packages, form.extra)
-    place, name = os.path.split(os.path.abspath(path))
+    place, name = os.path.split(target_of(path))
     with (
         staged(pathlib.Path(place)) as folder,
         saved(student, batch_size) as (known, batch, expected),
@@ -404,9 +404,10 @@ def _unlike_inputs(names: Any, inputs: tuple[TensorInfo, ...]) -> Any:
 
 
 def _require_writable(path: pathlib.Path, form: _Format) -> None:
-    if not path.parent.is_dir():
+    place = target_of(path)
+    if not place.parent.is_dir():
         raise ValueError(
-            f"There is no folder '{path.parent}'. Received: path='{path}'. "
+            f"There is no folder '{place.parent}'. Received: path='{path}'. "
             "Make the folder first."
         )
     if not form.suffixes:
@@ -422,6 +423,15 @@ def _require_writable(path: pathlib.Path, form: _Format) -> None:
             raise ValueError(
                 f"'{path.with_suffix(suffix)}' is a folder. Received: "
                 f"path='{path}'. Pass another name."
+            )
+    for suffix in form.suffixes[1:]:
+        # A runtime looks for it beside the name that it was given.
+        if target_of(path.with_suffix(suffix)) != place.with_suffix(suffix):
+            raise ValueError(
+                "Files that belong together lie side by side. Received: "
+                f"path='{path}', which is a link to '{place}', and "
+                f"'{path.with_suffix(suffix)}' isn't one to its neighbour. "
+                "Remove the link, or link both."
             )
 
 

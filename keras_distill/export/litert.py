@@ -9,21 +9,26 @@ import tempfile
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.budget import Budget
+from keras_distill.export.examples import as_examples, require_finite
 from keras_distill.export.float_file import (
+    require_exportable,
     require_outside_worker,
     require_packages,
 )
-from keras_distill.export.metadata import Metadata
-from keras_distill.export.placing import place_file
+from keras_distill.export.metadata import Metadata, as_metadata
+from keras_distill.export.parity import random_batch
+from keras_distill.export.placing import place_file, target_of
 from keras_distill.export.quantized_file import LayerError
 from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.search import best_that_fits, schemes_to_try
+from keras_distill.export.signature import describe_inputs
 from keras_distill.export.student_files import StudentFiles
 from keras_distill.export.trained_ranges import trained_scheme
-from keras_distill.export.verify import Reference
+from keras_distill.export.verify import Reference, require_measurable
 
 _PACKAGES = {
     "tensorflow": "tensorflow",
@@ -68,20 +73,22 @@ def export_litert(
             Keras doesn't know the input dtypes: the inputs are taken to be
             float32.
         path: Where the file goes; it ends in `.tflite`. A file that is there
-            is replaced only by one that passed the check.
+            is replaced only by one that passed the check; a link leads there.
         quantization: A scheme's name, such as "int8", "dynamic_int8" or
             "float16"; or a `Quantization`, which lists them all. None is
             float32, or what a student of `quantization_aware` trained for.
         calibration_data: Some hundred examples like those of the device, for
             the ranges of a static scheme (`int8`, `int16x8`): inputs in the
-            structure of the student's, or a data set of batches. Other schemes
-            are only compared on it.
+            structure of the student's, `(x, y)`, a data set or a list of such
+            batches, or a function that returns one. Labels aren't used. Other
+            schemes are only compared on it.
         budget: What the file may cost and must keep. The schemes are tried
             from the most exact to the smallest, those with ranges only if there
             is calibration data, and the first that fits is written; with
             `quantization`, only that one is tried.
         validation_data: Examples to judge a budget by: `(x, y)`, inputs alone,
-            or a data set of such batches.
+            or a data set of such batches. A budget of sizes and times needs
+            none.
         batch_size: The file's batch size; None for any, which some runtimes
             don't support, nor do recurrent layers.
         signature: Name of the file's signature.
@@ -94,7 +101,8 @@ def export_litert(
         The artifact: the file's path, size, inputs, outputs and errors.
 
     Raises:
-        TypeError: If the student isn't a Keras model.
+        TypeError: If the student isn't a Keras model, or an argument is of
+            another type.
         ValueError: If the student, the path or the data can't be exported:
             unbuilt, quantized, stateful, without fixed shapes, or with a Lambda
             layer; a static scheme without calibration data.
@@ -122,27 +130,25 @@ def export_litert(
     require_packages(_PACKAGES)
     # A student that trained for a scheme has no other file.
     quantization = quantization or trained_scheme(student)
+    require_exportable(student)
     files = StudentFiles(
         student,
-        calibration_data,
+        _calibration_examples(student, calibration_data, batch_size),
         batch_size,
         signature,
         allow_flex,
-        metadata or Metadata(),
+        as_metadata(metadata),
     )
     if budget is None:
         return files.write(path, as_quantization(quantization))
-    if validation_data is None:
-        raise ValueError(
-            "A budget needs data to judge the files by. Received: "
-            f"budget={budget} with validation_data=None. Pass `(x, y)`."
-        )
     named = None if quantization is None else as_quantization(quantization)
+    reference = _reference(files, budget, validation_data)
+    require_measurable(budget, reference)
     with tempfile.TemporaryDirectory() as folder:
         best = best_that_fits(
             files.write,
             pathlib.Path(folder),
-            lambda artifact: Reference.of(artifact, student, validation_data),
+            reference,
             budget,
             schemes_to_try(named, calibration_data is not None),
             files.worst_layers,
@@ -190,10 +196,39 @@ def layer_errors(
     quantization = as_quantization(quantization)
     require_outside_worker()
     require_packages(_PACKAGES)
+    require_exportable(student)
+    examples = _calibration_examples(student, calibration_data, 1)
     files = StudentFiles(
-        student, calibration_data, 1, "serving_default", False, Metadata()
+        student, examples, 1, "serving_default", False, Metadata()
     )
     return files.layer_errors(quantization)
+
+
+def _calibration_examples(
+    student: keras.Model, data: Any, batch_size: int | None
+) -> dict[str, np.ndarray] | None:
+    if data is None:
+        return None
+    examples = as_examples(data, *describe_inputs(student, batch_size), student)
+    require_finite(examples)
+    return examples
+
+
+def _reference(
+    files: StudentFiles, budget: Budget, validation_data: Any
+) -> Reference:
+    """What the student returns for the data that a budget is judged by."""
+    names, inputs = describe_inputs(files.student, files.batch_size)
+    if validation_data is None:
+        if budget.needs_data:
+            raise ValueError(
+                "A budget for what a file keeps needs data to judge it by. "
+                f"Received: budget={budget} with validation_data=None. Pass "
+                "`(x, y)`."
+            )
+        examples = files.examples or random_batch(files.student, inputs)
+        validation_data = keras.tree.map_structure(examples.get, names)
+    return Reference.of(files.student, validation_data, names, inputs)
 
 
 def _require_writable(path: pathlib.Path) -> None:
@@ -202,13 +237,14 @@ def _require_writable(path: pathlib.Path) -> None:
             f"A LiteRT file's name ends in '.tflite'. Received: path='{path}'. "
             f"Pass '{path.with_suffix('.tflite')}'."
         )
-    if path.is_dir():
+    place = target_of(path)
+    if place.is_dir():
         raise ValueError(
             f"A folder is in the file's place. Received: path='{path}'. Pass "
             "another name, or remove the folder."
         )
-    if not path.parent.is_dir():
+    if not place.parent.is_dir():
         raise ValueError(
-            f"There is no folder '{path.parent}'. Received: path='{path}'. "
+            f"There is no folder '{place.parent}'. Received: path='{path}'. "
             "Make the folder first."
         )

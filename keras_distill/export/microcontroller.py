@@ -19,6 +19,7 @@ from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.examples import as_examples
 from keras_distill.export.flatbuffer import operations
 from keras_distill.export.micro_runner import MicroCheck, Port
+from keras_distill.export.placing import target_of
 
 _SUMS = "SHA256SUMS"
 # A test vector of a few says as much as one of many, and takes flash memory.
@@ -138,7 +139,7 @@ def export_microcontroller(
     arena, reason = _arena(check, arena)
     golden = _golden(artifact, model, x, check)
     files = _files(artifact, model, golden, arena, reason)
-    _write(folder, files)
+    _write(target_of(folder), files)
     return MicrocontrollerPackage(
         folder=folder,
         name=sources.identifier(artifact.path.stem),

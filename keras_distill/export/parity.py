@@ -26,7 +26,7 @@ def run_on_examples(
     # A student that divides pixels by 255 returns the same for all small
     # inputs, and such a check would find no fault.
     for scale in (1, 255):
-        batch = _random_batch(student, inputs, scale)
+        batch = random_batch(student, inputs, scale)
         try:
             expected = _predict(reference, input_names, batch)
         except Exception as error:
@@ -41,9 +41,10 @@ def run_on_examples(
     return batch, expected
 
 
-def _random_batch(
-    student: keras.Model, inputs: tuple[TensorInfo, ...], scale: int
+def random_batch(
+    student: keras.Model, inputs: tuple[TensorInfo, ...], scale: int = 1
 ) -> dict[str, np.ndarray]:
+    """Some random inputs by name, the same each time, as large as `scale`."""
     random = np.random.default_rng(0)
     sizes = [
         layer.input_dim

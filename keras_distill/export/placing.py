@@ -8,6 +8,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from keras_distill.export.processes import working_folder
+
 
 @contextlib.contextmanager
 def staged(place: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -29,8 +31,14 @@ def staged(place: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def place_file(path: pathlib.Path, content: bytes) -> None:
     """Put a file in place at once: a reader never sees half of one."""
+    path = target_of(path)
     with staged(path.parent) as folder:
         (folder / path.name).write_bytes(content)
+
+
+def target_of(path: pathlib.Path) -> pathlib.Path:
+    """The path that links lead to: what is written there is found here."""
+    return pathlib.Path(os.path.realpath(working_folder() / path))
 
 
 def _move(new: pathlib.Path, old: pathlib.Path, place: pathlib.Path) -> None:

@@ -110,6 +110,7 @@ _reports: TextIO | None = None
 def start() -> None:
     """Let the process begin its imports, while the caller does other things."""
     global _server  # noqa: PLW0603
+    working_folder()
     with _lock:
         kept = _server is not None and _server.owner == os.getpid()
         if kept and _server is not None and _server.process.poll() is None:
@@ -157,7 +158,7 @@ def call(
     """
     with _lock, tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        request = (os.getcwd(), search_path(), function, arguments)
+        request = (working_folder(), search_path(), function, arguments)
         (folder / "request").write_bytes(pickle.dumps(request))
         answer = _ask(name, on_progress)
         if (folder / "result").exists() and answer == "0":
@@ -201,4 +202,20 @@ def report_to(file: TextIO) -> None:
 
 def search_path() -> list[str]:
     """Where Python looks for modules, with the working folder by its name."""
-    return [entry or os.getcwd() for entry in sys.path]
+    return [entry or str(working_folder()) for entry in sys.path]
+
+
+def working_folder() -> pathlib.Path:
+    """The folder that relative paths begin in.
+
+    Raises:
+        FileNotFoundError: If it was removed.
+    """
+    try:
+        return pathlib.Path.cwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "The working folder isn't there any more, and another process "
+            "can't start in it. Received: a folder that was removed. Change "
+            "to one that exists: `os.chdir(...)`."
+        ) from error

@@ -266,6 +266,16 @@ def _mixed(
             f"asked for. Received: min_snr_db={bound} with "
             f"quantization={quantization.scheme!r}. Ask for less."
         )
+    kept = best.quantization.float_layers
+    every = operations_by_layer(calibrated.file.operations)
+    if all(_is_named(layer, kept) for layer in every):
+        warnings.warn(
+            "The file reaches what was asked for with all layers in float, so "
+            f"it is hardly smaller. Received: min_snr_db={bound} with "
+            f"quantization={quantization.scheme!r}. Ask for less, or train the "
+            "student with `quantization_aware`.",
+            stacklevel=3,
+        )
     return best
 
 

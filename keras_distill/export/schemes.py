@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import NamedTuple
 
 
@@ -103,6 +104,7 @@ class Quantization:
             pays where few channels are far larger than the others.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If the scheme is unknown, or an argument doesn't fit it.
 
     Example:
@@ -136,6 +138,9 @@ class Quantization:
                 f"float_layers={self.float_layers!r}. Pass "
                 f"({self.float_layers!r},)."
             )
+        self._require_types()
+        # Frozen for the caller; this is where it is made.
+        object.__setattr__(self, "float_layers", tuple(self.float_layers))
         for name in ("integer_io", "min_snr_db"):
             if getattr(self, name) and self.details.kind != "static":
                 raise ValueError(
@@ -148,6 +153,26 @@ class Quantization:
                 "Blocks are parts of a channel. Received: per_channel=False "
                 f"with scheme={self.scheme!r}. Pass 'dynamic_int4'."
             )
+
+    def _require_types(self) -> None:
+        for name, kind, text in (
+            ("integer_io", bool, "True or False"),
+            ("per_channel", bool, "True or False"),
+            ("equalize", bool, "True or False"),
+            ("float_layers", tuple | list, "a tuple of layer names"),
+            ("min_snr_db", numbers.Real | None, "a number of dB, or None"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} is {text}. Received: {name}={value!r}."
+                )
+        for layer in self.float_layers:
+            if not isinstance(layer, str):
+                raise TypeError(
+                    "float_layers is a tuple of layer names. Received: "
+                    f"{layer!r} in it. Pass `layer.name`."
+                )
 
     @property
     def details(self) -> Scheme:

@@ -15,7 +15,6 @@ from keras_distill.export.verify import (
     LiteRTCheck,
     Reference,
     check_file,
-    describe,
 )
 
 # Writes a file to a path, quantised in one way.
@@ -44,13 +43,13 @@ class Attempt(NamedTuple):
             name += f" with {len(self.quantization.float_layers)} in float"
         if self.check is None:
             return f"{name}: {self.problem}"
-        return f"{name}: {describe(self.excesses, budget, self.check.costs)}"
+        return f"{name}: {budget.describe(self.excesses, self.check.costs)}"
 
 
 def best_that_fits(
     write: Writer,
     folder: pathlib.Path,
-    reference_of: Callable[[LiteRTArtifact], Reference],
+    reference: Reference,
     budget: Budget,
     schemes: list[Quantization],
     worst_layers: Callable[[Quantization], list[str]],
@@ -63,7 +62,7 @@ def best_that_fits(
     Args:
         write: Makes a file.
         folder: Where the files go.
-        reference_of: What Keras returns for the data to judge by.
+        reference: What Keras returns for the data to judge by.
         budget: What must hold.
         schemes: What to try, from the most exact to the smallest.
         worst_layers: The layers that lose most in a scheme, the worst first.
@@ -72,12 +71,10 @@ def best_that_fits(
         RuntimeError: If nothing fits; it says what is nearest.
     """
     attempts = []
-    reference = None
     for quantization in schemes:
         path = folder / f"{quantization.scheme}.tflite"
         try:
             artifact = _quietly(write, path, quantization)
-            reference = reference or reference_of(artifact)
             attempt = _attempt(artifact, reference, budget)
         except RuntimeError as error:
             attempts.append(Attempt(quantization, None, {}, _first_line(error)))

@@ -13,7 +13,6 @@ import numpy as np
 from keras_distill.export import processes, runner, trained_ranges
 from keras_distill.export.artifact import LiteRTArtifact, with_details
 from keras_distill.export.equalization import equalize
-from keras_distill.export.examples import as_examples, require_finite
 from keras_distill.export.flatbuffer import split, with_facts
 from keras_distill.export.float_file import FloatFile, make_float_file
 from keras_distill.export.metadata import Metadata
@@ -35,12 +34,12 @@ class StudentFiles:
     """A student's files in one scheme and another."""
 
     student: keras.Model
-    calibration_data: Any
+    # Calibration examples by input name; None without any.
+    examples: dict[str, np.ndarray] | None
     batch_size: int | None
     signature: str
     allow_flex: bool
     metadata: Metadata
-    examples: dict[str, np.ndarray] | None = None
     # What a student that trained with rounding consists of.
     trained: trained_ranges.TrainedStudent | None = None
     # By whether recurrent layers are unrolled.
@@ -88,7 +87,7 @@ class StudentFiles:
         """The float32 file that a scheme starts from, made once."""
         static = quantization.details.kind == "static"
         if not trained_ranges.is_trained(self.student):
-            _require_data(quantization, self.calibration_data)
+            _require_data(quantization, self.examples)
         else:
             trained_ranges.require_trained_for(self.student, quantization)
             self.trained = self.trained or trained_ranges.plain_student(
@@ -110,12 +109,6 @@ class StudentFiles:
         self, file: FloatFile, quantization: Quantization
     ) -> Calibrated:
         static = quantization.details.kind == "static"
-        # Once: a generator has no second time.
-        if self.examples is None and self.calibration_data is not None:
-            self.examples = as_examples(
-                self.calibration_data, file.input_names, file.inputs
-            )
-            require_finite(self.examples)
         if self.trained:
             return trained_ranges.calibrate_as_trained(
                 self.student, self.trained, file, self.examples, static
@@ -139,6 +132,7 @@ class StudentFiles:
                 self.signature,
                 self.allow_flex,
                 unroll,
+                self.metadata,
             )
         return self.files[unroll]
 
@@ -183,8 +177,10 @@ def _tensors(
     )
 
 
-def _require_data(quantization: Quantization, data: Any) -> None:
-    if quantization.details.kind == "static" and data is None:
+def _require_data(
+    quantization: Quantization, examples: dict[str, np.ndarray] | None
+) -> None:
+    if quantization.details.kind == "static" and examples is None:
         raise ValueError(
             f"{quantization.scheme!r} needs the ranges of the activations. "
             "Received: calibration_data=None. Pass some hundred examples like "

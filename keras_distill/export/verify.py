@@ -13,16 +13,26 @@ import numpy as np
 from keras_distill.export import processes, runner
 from keras_distill.export.artifact import LiteRTArtifact
 from keras_distill.export.budget import Budget, Costs
-from keras_distill.export.examples import (
-    as_examples,
-    as_inputs_and_labels,
-    require_finite,
+from keras_distill.export.decisions import (
+    accuracy,
+    class_numbers,
+    decisions,
+    has_one_value,
+    thresholds_of,
 )
+from keras_distill.export.examples import read_examples, require_finite
 from keras_distill.export.flatbuffer import operations
+from keras_distill.export.float_file import require_exportable
 from keras_distill.export.measure import Latency, OperationTime, measure
-from keras_distill.export.micro_runner import MicroCheck, check_on_micro
+from keras_distill.export.metadata import fingerprint
+from keras_distill.export.micro_runner import (
+    MicroCheck,
+    check_on_micro,
+    require_tflite_micro,
+)
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.quantized_file import snr_db
+from keras_distill.export.signature import TensorInfo, name_tensors
 
 # Random inputs say something of the errors, and nothing of the accuracy.
 _MICRO_EXAMPLES = 16
@@ -33,10 +43,12 @@ class OutputCheck:
     """One output of a file against the same output of Keras.
 
     Attributes:
-        accuracy: The file's accuracy on the labels; None without labels.
+        accuracy: The file's accuracy on the labels; None without labels, or if
+            they are no classes.
         keras_accuracy: Keras' accuracy on them.
         agreement: Fraction of decisions that are the same: of the largest of
-            several values, or of one value's side of the middle.
+            several values, or of one value's side of the threshold. None where
+            that isn't known.
         max_error: Largest absolute difference.
         mean_error: Mean absolute difference.
         snr_db: Signal-to-noise ratio, in dB.
@@ -44,7 +56,7 @@ class OutputCheck:
 
     accuracy: float | None
     keras_accuracy: float | None
-    agreement: float
+    agreement: float | None
     max_error: float
     mean_error: float
     snr_db: float
@@ -101,9 +113,10 @@ class LiteRTCheck:
         return self.keras_accuracy - self.accuracy
 
     @property
-    def agreement(self) -> float:
-        """Lowest agreement of an output."""
-        return min(output.agreement for output in self.outputs.values())
+    def agreement(self) -> float | None:
+        """Lowest agreement of an output; None if none is known."""
+        found = [output.agreement for output in self.outputs.values()]
+        return min((a for a in found if a is not None), default=None)
 
     @property
     def snr_db(self) -> float:
@@ -140,8 +153,9 @@ class LiteRTCheck:
                     f"{self.accuracy:.2%} (Keras {self.keras_accuracy:.2%})",
                 )
             )
+        if self.agreement is not None:
+            rows.append(("agreement with Keras", f"{self.agreement:.2%}"))
         rows += [
-            ("agreement with Keras", f"{self.agreement:.2%}"),
             ("largest error", f"{self.max_error:.2e}"),
             ("signal to noise", f"{self.snr_db:.1f} dB"),
             (
@@ -175,6 +189,7 @@ def verify_litert(
     data: Any,
     *,
     budget: Budget | None = None,
+    threshold: float | None = None,
     micro: bool = False,
     profile: bool = False,
     threads: int = 1,
@@ -186,11 +201,16 @@ def verify_litert(
 
     Args:
         artifact: What `export_litert` returned, or the path of such a file.
-        student: The student that it was made of.
+        student: The student that it was made of, with the same weights.
         data: Examples, best those that nothing was chosen by: `(x, y)`, inputs
             alone, or a data set of such batches. Labels are class numbers or
-            one-hot rows, in the structure of the student's outputs.
+            one-hot rows, in the structure of the student's outputs. Of other
+            targets, such as a quantity, there is no accuracy.
         budget: What the file must not exceed.
+        threshold: The value above which an output of one value says yes. None
+            is 0.5 after a sigmoid and 0 after a linear layer; a student that
+            doesn't show its last activation, such as a subclassed one, needs
+            it for labels.
         micro: Whether to run it on TensorFlow Lite Micro too, which says what
             arena it needs. A budget with an `arena` does.
         profile: Whether to measure each operation.
@@ -202,8 +222,9 @@ def verify_litert(
 
     Raises:
         RuntimeError: If the file falls short of the budget, or doesn't run.
-        ValueError: If the data isn't the student's, or a budget asks for what
-            the data can't tell.
+        ValueError: If the file was made from other weights; if the data isn't
+            the student's, or a budget asks for what the data can't tell.
+        ImportError: If tflite-micro is needed and isn't installed.
 
     Example:
         >>> import keras, numpy as np, pathlib, tempfile
@@ -217,34 +238,65 @@ def verify_litert(
         >>> check.agreement, check.accuracy_drop
         (1.0, 0.0)
     """
-    if not isinstance(artifact, LiteRTArtifact):
-        artifact = LiteRTArtifact.load(artifact)
-    reference = Reference.of(artifact, student, data)
-    _require_measurable(budget, reference)
+    for name, value in (("threads", threads), ("runs", runs)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{name} is a whole number from 1 on. Received: "
+                f"{name}={value!r}."
+            )
+    micro = micro or (budget is not None and budget.arena is not None)
+    if micro:
+        require_tflite_micro()
+    require_exportable(student)
+    path = artifact.path if isinstance(artifact, LiteRTArtifact) else artifact
+    # What lies there now may be another file than the one that was exported.
+    artifact = LiteRTArtifact.load(path)
+    _require_same_weights(artifact, student)
+    reference = Reference.of(
+        student,
+        data,
+        artifact.input_names,
+        artifact.float_inputs(),
+        artifact.output_names,
+        threshold,
+    )
+    if reference.labels:
+        _require_thresholds(reference)
+    require_measurable(budget, reference)
     check = check_file(
         artifact,
         reference,
-        micro=micro or (budget is not None and budget.arena is not None),
+        micro=micro,
         profile=profile,
         threads=threads,
         runs=runs,
     )
     excesses = {} if budget is None else budget.excesses(check.costs)
-    if excesses:
+    if budget is not None and excesses:
         raise RuntimeError(
             f"'{artifact.path}' falls short of what was asked. Received: "
-            f"{describe(excesses, budget, check.costs)}.\n{check}"
+            f"{budget.describe(excesses, check.costs)}.\n{check}"
         )
     return check
 
 
-def describe(
-    excesses: dict[str, float], budget: Budget | None, costs: Costs
-) -> str:
-    """The limits that don't hold, as text."""
-    return ", ".join(
-        f"{name}={getattr(costs, name)} (asked for: {getattr(budget, name)})"
-        for name in excesses
+def _require_same_weights(
+    artifact: LiteRTArtifact, student: keras.Model
+) -> None:
+    made, given = artifact.facts["student"], fingerprint(student)
+    if made["sha256"] != given["sha256"]:
+        raise ValueError(
+            "The file was made from another student, or from this one with "
+            f"other weights. Received: path='{artifact.path}', made from "
+            f"{_name_of(made)}, and student={_name_of(given)}. Pass that "
+            "student, or export this one again."
+        )
+
+
+def _name_of(print_of: dict[str, Any]) -> str:
+    return (
+        f"'{print_of['name']}' ({print_of['parameters']:,} parameters, sha256 "
+        f"{print_of['sha256'][:12]})"
     )
 
 
@@ -255,46 +307,78 @@ class Reference:
     Attributes:
         examples: The file's inputs, by name.
         expected: The student's outputs, by the file's names for them.
-        labels: Labels by output name; empty without any.
+        labels: Numbers of classes by output name, for outputs with such labels.
+        thresholds: The value above which an output of one value says yes, by
+            output name; None where it isn't known.
     """
 
     examples: dict[str, np.ndarray]
     expected: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    thresholds: dict[str, float | None]
 
     @classmethod
     def of(
-        cls, artifact: LiteRTArtifact, student: keras.Model, data: Any
+        cls,
+        student: keras.Model,
+        data: Any,
+        input_names: Any,
+        inputs: tuple[TensorInfo, ...],
+        output_names: Any = None,
+        threshold: float | None = None,
     ) -> Reference:
-        """Run the student on the data."""
-        x, y = as_inputs_and_labels(data)
-        examples = as_examples(x, artifact.input_names, artifact.float_inputs())
+        """Run the student on the data.
+
+        Args:
+            student: The student.
+            data: As for `verify_litert`.
+            input_names: The file's names, in the structure of the inputs.
+            inputs: The file's inputs, as the user has them.
+            output_names: The file's names, in the structure of the outputs;
+                None for those that a file will have.
+            threshold: As for `verify_litert`.
+        """
+        examples, x, y = read_examples(data, input_names, inputs, student)
         require_finite(examples)
-        names = keras.tree.flatten(artifact.output_names)
-        outputs = keras.tree.flatten(student.predict(x, verbose=0))
-        if len(outputs) != len(names):
-            raise ValueError(
-                "The file isn't of this student. Received: a file with outputs "
-                f"{names}, and a student with {len(outputs)}."
+        outputs = student.predict(x, verbose=0)
+        output_names = output_names or name_tensors(outputs, "output")
+        names = keras.tree.flatten(output_names)
+        expected = dict(
+            zip(
+                names, map(np.asarray, keras.tree.flatten(outputs)), strict=True
             )
-        if isinstance(y, dict) and not isinstance(artifact.output_names, dict):
-            # As Keras' own `fit` takes them.
-            _require_names(y, student.output_names)
-            y = [y[name] for name in student.output_names]
-        labels = keras.tree.flatten(y)
-        for label in labels if y is not None else []:
-            _require_as_many(label, outputs[0])
-        if y is not None and len(labels) != len(names):
-            raise ValueError(
-                "Each output has labels of its own, in the structure of the "
-                f"student's outputs. Received: {len(labels)} arrays of labels "
-                f"for outputs {names}."
-            )
-        return cls(
-            examples,
-            dict(zip(names, map(np.asarray, outputs), strict=True)),
-            {} if y is None else dict(zip(names, labels, strict=True)),
         )
+        thresholds = thresholds_of(student, names, threshold)
+        found = {
+            name: class_numbers(name, label, expected[name], thresholds[name])
+            for name, label in _by_name(
+                y, student, output_names, len(next(iter(expected.values())))
+            ).items()
+        }
+        labels = {n: label for n, label in found.items() if label is not None}
+        return cls(examples, expected, labels, thresholds)
+
+
+def _by_name(
+    y: Any, student: keras.Model, output_names: Any, count: int
+) -> dict[str, np.ndarray]:
+    """Labels by output name; empty without any."""
+    if y is None:
+        return {}
+    if isinstance(y, dict) and not isinstance(output_names, dict):
+        # As Keras' own `fit` takes them.
+        _require_names(y, student.output_names)
+        y = [y[name] for name in student.output_names]
+    labels, names = keras.tree.flatten(y), keras.tree.flatten(output_names)
+    for label in labels:
+        _require_as_many(label, count)
+    if len(labels) != len(names):
+        raise ValueError(
+            "Each output has labels of its own, in the structure of the "
+            f"student's outputs. Received: {len(labels)} arrays of labels "
+            f"for outputs {names}."
+        )
+    return dict(zip(names, labels, strict=True))
 
 
 def _require_names(labels: dict[str, Any], names: list[str]) -> None:
@@ -305,22 +389,43 @@ def _require_names(labels: dict[str, Any], names: list[str]) -> None:
         )
 
 
-def _require_as_many(labels: np.ndarray, outputs: np.ndarray) -> None:
-    if len(labels) != len(outputs):
+def _require_as_many(labels: np.ndarray, count: int) -> None:
+    if len(labels) != count:
         raise ValueError(
             "Each example has a label. Received: "
-            f"{len(labels)} labels for {len(outputs)} examples."
+            f"{len(labels)} labels for {count} examples."
         )
 
 
-def _require_measurable(budget: Budget | None, reference: Reference) -> None:
-    asked = budget is not None and budget.accuracy_drop is not None
-    if asked and not _class_numbers(reference):
+def require_measurable(budget: Budget | None, reference: Reference) -> None:
+    """Refuse a budget that asks for what the data can't tell.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if budget is None:
+        return
+    if budget.accuracy_drop is not None and not reference.labels:
         raise ValueError(
             "A drop of accuracy needs labels: class numbers, or one-hot rows. "
-            f"Received: accuracy_drop={budget.accuracy_drop}, without such "  # type: ignore[union-attr]
+            f"Received: accuracy_drop={budget.accuracy_drop}, without such "
             "labels. Pass `(x, y)`, or ask for `agreement` instead."
         )
+    if budget.accuracy_drop is not None or budget.agreement is not None:
+        _require_thresholds(reference)
+
+
+def _require_thresholds(reference: Reference) -> None:
+    for name, threshold in reference.thresholds.items():
+        if threshold is None and has_one_value(reference.expected[name]):
+            raise ValueError(
+                f"Output '{name}' has one value, and the student doesn't show "
+                "from where on that is a yes. Received: threshold=None, and no "
+                "last activation that says it. Pass `verify_litert("
+                "threshold=...)`: 0.5 for probabilities, 0.0 for logits; or "
+                'end the student with `keras.layers.Activation("sigmoid")`, '
+                'or "linear" for logits.'
+            )
 
 
 def check_file(
@@ -350,13 +455,17 @@ def check_file(
         ) from error
     few = {n: x[:_MICRO_EXAMPLES] for n, x in reference.examples.items()}
     arrays = keras.tree.map_structure(few.__getitem__, artifact.input_names)
-    numbers = _class_numbers(reference)
     return LiteRTCheck(
         scheme=artifact.quantization.scheme,
         size=artifact.size,
         examples=len(next(iter(reference.expected.values()))),
         outputs={
-            name: _check_output(expected, seen[name], numbers.get(name))
+            name: _check_output(
+                expected,
+                seen[name],
+                reference.labels.get(name),
+                reference.thresholds[name],
+            )
             for name, expected in reference.expected.items()
         },
         latency=costs.latency,
@@ -369,67 +478,19 @@ def check_file(
 
 
 def _check_output(
-    expected: np.ndarray, seen: np.ndarray, labels: np.ndarray | None
+    expected: np.ndarray,
+    seen: np.ndarray,
+    labels: np.ndarray | None,
+    threshold: float | None,
 ) -> OutputCheck:
     expected, seen = expected.astype("float64"), seen.astype("float64")
-    # Both sides of one value, on the scale that Keras has it on.
-    middle = 0.5 if expected.min() >= 0 and expected.max() <= 1 else 0.0
-    theirs, ours = _decisions(expected, middle), _decisions(seen, middle)
+    theirs, ours = decisions(expected, threshold), decisions(seen, threshold)
     difference = np.abs(expected - seen)
     return OutputCheck(
-        accuracy=_accuracy(ours, labels),
-        keras_accuracy=_accuracy(theirs, labels),
-        agreement=float((theirs == ours).mean()),
+        accuracy=accuracy(ours, labels),
+        keras_accuracy=accuracy(theirs, labels),
+        agreement=None if theirs is None else float((theirs == ours).mean()),
         max_error=float(difference.max()),
         mean_error=float(difference.mean()),
         snr_db=snr_db({"": expected}, {"": seen}),
     )
-
-
-def _decisions(values: np.ndarray, middle: float) -> np.ndarray:
-    if values.ndim < 2:
-        values = values[..., None]
-    if values.shape[-1] > 1:
-        largest: np.ndarray = values.argmax(-1)
-        return largest
-    above: np.ndarray = values[..., 0] > middle
-    return above.astype("int64")
-
-
-def _accuracy(decisions: np.ndarray, labels: np.ndarray | None) -> float | None:
-    if labels is None:
-        return None
-    # As `HardLabels` has it, -1 marks an example without a label.
-    labelled = labels != -1
-    if not labelled.any():
-        return None
-    return float((decisions == labels)[labelled].mean())
-
-
-def _class_numbers(reference: Reference) -> dict[str, np.ndarray]:
-    """The labels as numbers of classes, of the outputs where they are such."""
-    found = {}
-    for name, labels in reference.labels.items():
-        expected = reference.expected[name]
-        if _is_one_hot(labels, expected):
-            found[name] = labels.argmax(-1)
-        elif _are_classes(labels, expected):
-            found[name] = labels.reshape(expected.shape[:-1]).astype("int64")
-    return found
-
-
-def _is_one_hot(labels: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(
-        labels.shape == expected.shape
-        and labels.shape[-1] > 1
-        and np.isin(labels, (0, 1)).all()
-        and (labels.sum(-1) == 1).all()
-    )
-
-
-def _are_classes(labels: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether labels are numbers of classes, two for one value, or -1."""
-    if expected.ndim < 2 or labels.size != expected[..., 0].size:
-        return False
-    classes = max(expected.shape[-1], 2)
-    return bool(np.isin(labels, np.arange(-1, classes)).all())

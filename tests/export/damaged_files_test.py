@@ -198,15 +198,6 @@ def test_command_says_what_is_wrong(tmp_path, capsys):
         cli.main([])
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [(("a\nb",), "one line"), (("a", "a"), "label of its own")],
-)
-def test_labels_that_no_list_can_hold(labels, message):
-    with pytest.raises(ValueError, match=message):
-        kd.Metadata(labels=labels)
-
-
 def test_cli_is_installed():
     pyproject = pathlib.Path(kd.__file__).parents[1] / "pyproject.toml"
     assert 'keras-distill = "keras_distill.cli:main"' in pyproject.read_text()
@@ -220,6 +211,31 @@ def test_facts_that_make_no_sense_are_an_error(facts, file, tmp_path):
     path = tmp_path / "odd.tflite"
     path.write_bytes(flatbuffer.with_facts(model, facts, ()))
     with pytest.raises(flatbuffer.DamagedFileError):
+        kd.LiteRTArtifact.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_error": "small"}, "max_error='small'"),
+        ({"snr_db": True}, "snr_db=True"),
+        ({"description": 7}, r"description=7 \(expected: str\)"),
+        ({"student": {"name": 1}}, "student: name=1"),
+        ({"input_names": "image"}, r"input_names=image for inputs \['pixels'"),
+        ({"outputs": []}, "for outputs"),
+        ({"inputs": [{"name": "pixels", "shape": "6"}]}, "inputs: shape='6'"),
+        ({"quantization": {"integer_io": "no"}}, "integer_io='no'"),
+        ({"quantization": {"float_layers": [1]}}, "Received: 1 in it"),
+    ],
+)
+def test_facts_of_other_types_are_an_error(change, message, file, tmp_path):
+    model, facts = flatbuffer.split(file.read_bytes())
+    for name, value in change.items():
+        is_dict = isinstance(value, dict)
+        facts[name] = {**facts[name], **value} if is_dict else value
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(flatbuffer.with_facts(model, facts, ()))
+    with pytest.raises(flatbuffer.DamagedFileError, match=message):
         kd.LiteRTArtifact.load(path)
 
 

@@ -217,6 +217,12 @@ def test_several_files_are_moved_all_or_none(broken, tmp_path, monkeypatch):
     assert [(tmp_path / name).read_text() for name in "ab"] == ["old", "old"]
 
 
+def test_links_that_part_files_are_an_error(tmp_path):
+    (tmp_path / "s.xml").symlink_to(tmp_path / "other.xml")
+    with pytest.raises(ValueError, match=r"s\.bin' isn't one"):
+        export_openvino(dense_student(), tmp_path / "s.xml")
+
+
 def test_new_files_are_taken_back_if_one_cannot_be_moved(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "full").touch()

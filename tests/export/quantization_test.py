@@ -14,6 +14,7 @@ from keras_distill.export import (
     processes,
     quantizer,
     runner,
+    student_files,
 )
 from keras_distill.export.quantized_file import operations_by_layer, snr_db
 from keras_distill.export.schemes import SCHEMES, as_quantization
@@ -229,6 +230,13 @@ def test_worst_layers_stay_in_float_until_the_bound_is_met(fragile, tmp_path):
         calibration_data=x,
     )
     assert again.snr_db == pytest.approx(mixed.snr_db)
+    with pytest.warns(UserWarning, match="with all layers in float"):
+        kd.export_litert(
+            fragile,
+            path,
+            kd.Quantization("int8", min_snr_db=100),
+            calibration_data=x,
+        )
     with pytest.raises(RuntimeError, match="Not even with all layers"):
         kd.export_litert(
             fragile,
@@ -327,6 +335,26 @@ def test_contradictions_are_errors(case):
         make()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("integer_io", "yes"),
+        ("per_channel", 1),
+        ("equalize", None),
+        ("float_layers", {"head"}),
+        ("min_snr_db", "20"),
+    ],
+)
+def test_arguments_of_other_types_are_errors(name, value):
+    with pytest.raises(TypeError, match=f"{name}="):
+        kd.Quantization("int8", **{name: value})
+
+
+def test_layers_in_a_list_are_as_in_a_tuple():
+    quantization = kd.Quantization("int8", float_layers=["head"])
+    assert quantization.float_layers == ("head",)
+
+
 def test_what_is_no_scheme_is_an_error():
     with pytest.raises(TypeError, match="quantization=8"):
         as_quantization(8)
@@ -344,6 +372,27 @@ def test_ranges_need_data(student, tmp_path):
             student, path, "int8", calibration_data=np.zeros((2, 5, 5, 3))
         )
     assert not path.exists()
+
+
+def test_data_is_looked_at_before_anything_is_converted(
+    student, images, tmp_path, monkeypatch
+):
+    def convert(*args):
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(student_files, "make_float_file", convert)
+    path = tmp_path / "student.tflite"
+    wrong = images[:, :6]
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.export_litert(student, path, "int8", calibration_data=wrong)
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.layer_errors(student, "int8", wrong)
+    budget = kd.Budget(agreement=0.9)
+    with pytest.raises(ValueError, match="examples of shape"):
+        kd.export_litert(student, path, budget=budget, validation_data=wrong)
+    budget = kd.Budget(accuracy_drop=0.1)
+    with pytest.raises(ValueError, match="needs labels"):
+        kd.export_litert(student, path, budget=budget, validation_data=images)
 
 
 def test_unknown_float_layer_is_an_error(student, images, tmp_path):

@@ -8,6 +8,7 @@ from support import only_on
 import keras_distill as kd
 from keras_distill.export import BOARDS
 from keras_distill.export.budget import Costs, parse_size
+from keras_distill.export.metadata import fingerprint
 from keras_distill.export.search import schemes_to_try
 
 layers = keras.layers
@@ -125,11 +126,58 @@ def test_file_that_falls_short_is_an_error(artifact, student, data):
         kd.verify_litert(artifact, student, data[0], budget=generous)
 
 
-def test_file_of_another_student_is_an_error(artifact, data):
-    x = keras.Input((20,))
-    other = keras.Model(x, [layers.Dense(5)(x), layers.Dense(5)(x)])
-    with pytest.raises(ValueError, match="isn't of this student"):
-        kd.verify_litert(artifact, other, data)
+def test_file_of_other_weights_is_an_error(artifact, student, data):
+    other = keras.models.clone_model(student)
+    with pytest.raises(ValueError, match=r"other weights.*'student' \(1,669 "):
+        kd.verify_litert(artifact, other, data, runs=1)
+    other.set_weights(student.get_weights())
+    other.name = "renamed"
+    assert kd.verify_litert(artifact, other, data, runs=1).agreement < 1
+    with pytest.raises(TypeError, match="student=array"):
+        kd.verify_litert(artifact, data[0], data)
+
+
+def test_random_layers_count_for_nothing_in_what_a_student_learned():
+    student = keras.Sequential(
+        [keras.Input((4,)), layers.Dropout(0.5), layers.Dense(2)]
+    )
+    before = fingerprint(student)
+    student(np.ones((2, 4)), training=True)
+    assert fingerprint(student) == before
+
+
+def test_numbers_that_count_nothing_are_refused(artifact, student, data):
+    for name in ("runs", "threads"):
+        for value in (0, -1, 1.5):
+            with pytest.raises(ValueError, match=f"{name}={value}"):
+                kd.verify_litert(artifact, student, data, **{name: value})
+
+
+class Hidden(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def get_config(self):
+        return {}
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_one_value_whose_meaning_is_hidden_needs_a_threshold(tmp_path):
+    student = Hidden()
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    logits = student.predict(x, verbose=0)[:, 0]
+    y = (logits > 0.2).astype(int)
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    check = kd.verify_litert(artifact, student, (x, y), threshold=0.2, runs=1)
+    assert check.accuracy == check.agreement == 1
+    with pytest.raises(ValueError, match=r"verify_litert\(threshold="):
+        kd.verify_litert(artifact, student, (x, y))
+    check = kd.verify_litert(artifact, student, x, runs=1)
+    assert check.agreement is None
+    assert "agreement" not in str(check)
 
 
 def test_first_scheme_that_fits_is_written(student, data, tmp_path):
@@ -156,8 +204,14 @@ def test_first_scheme_that_fits_is_written(student, data, tmp_path):
         )
     # What was there is there still.
     assert path.stat().st_size == found.size
-    with pytest.raises(ValueError, match="validation_data=None"):
-        kd.export_litert(student, path, budget=kd.Budget(flash=1000))
+    # Sizes need no data.
+    budget = kd.Budget(flash=sizes["float16"], latency_ms=1000)
+    found = kd.export_litert(student, path, budget=budget)
+    assert found.quantization.scheme == "float16"
+    with pytest.raises(
+        ValueError, match=r"agreement=90 %\) with validation_da"
+    ):
+        kd.export_litert(student, path, budget=kd.Budget(agreement=0.9))
 
 
 def test_layers_in_float_where_integers_alone_lose_too_much(tmp_path, data):
@@ -200,11 +254,36 @@ def test_static_schemes_are_tried_with_data_only():
 
 def test_sizes():
     assert parse_size("256KB") == parse_size("256 KiB") == 256 * 1024
+    assert parse_size("256kb") == parse_size("256k") == 256 * 1024
     assert parse_size("1.5MB") == 3 * 2**19
     assert parse_size(7) == 7
     for wrong in ("", "0KB", "-1KB", "1TB", 0, -1, True, 1.5, None):
         with pytest.raises(ValueError, match="A size is"):
             parse_size(wrong)
+
+
+def test_limits_have_units():
+    budget = kd.Budget(flash="1MB", latency_ms=3, accuracy_drop=0.01, snr_db=20)
+    assert str(budget) == (
+        "Budget(flash=1,048,576 bytes, latency_ms=3 ms, accuracy_drop=1 %, "
+        "snr_db=20 dB)"
+    )
+    costs = Costs(flash=2**20 + 1, latency_ms=1 / 3, snr_db=19.98765)
+    text = budget.describe(budget.excesses(costs), costs)
+    assert text == (
+        "flash=1,048,577 bytes (asked for: 1,048,576 bytes), "
+        "accuracy_drop=unknown (asked for: 1 %), "
+        "snr_db=19.99 dB (asked for: 20 dB)"
+    )
+
+
+@pytest.mark.parametrize("value", ["3ms", True, [1]])
+def test_limits_are_numbers(value):
+    for name in ("latency_ms", "accuracy_drop", "agreement", "snr_db"):
+        with pytest.raises(TypeError, match=f"{name} is a number"):
+            kd.Budget(**{name: value})
+        with pytest.raises(ValueError, match=f"{name}=nan"):
+            kd.Budget(**{name: float("nan")})
 
 
 def test_excesses_are_relative_and_unknown_is_too_much():
@@ -267,7 +346,7 @@ def test_arena_of_a_microcontroller_and_a_budget_for_it(tmp_path):
     assert 500 < check.micro.arena < 20_000
     assert "arena on tflite-micro" in str(check)
     tight = kd.Budget(arena=check.micro.arena - 1)
-    with pytest.raises(RuntimeError, match=r"arena=\d+ \(asked for"):
+    with pytest.raises(RuntimeError, match=r"arena=[\d,]+ bytes \(asked for"):
         kd.verify_litert(artifact, student, x, budget=tight)
     # Floats take four times the memory, and hybrid kernels aren't there.
     found = kd.export_litert(
