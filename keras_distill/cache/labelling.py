@@ -78,9 +78,9 @@ class Labelling:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> import tempfile, numpy as np
-        >>> def teacher(x):
-        ...     return np.stack([x[:, 0], -x[:, 0]], axis=-1)
+        >>> import tempfile, numpy as np, keras_distill as kd
+        >>> teacher = kd.teachers.NumpyTeacher(
+        ...     lambda x: np.concatenate([x, -x], axis=-1), fingerprint="v1")
         >>> x = np.arange(6.0).reshape(6, 1)
         >>> folder = tempfile.mkdtemp()
         >>> job = Labelling(folder, teacher, x, batch_size=2, shard_rows=2)

@@ -91,7 +91,7 @@ def test_opening_many_shards_needs_no_handles(tmp_path):
 
     cache = kd.TeacherCache.write(
         tmp_path,
-        teacher,
+        kd.teachers.NumpyTeacher(teacher, "1"),
         x,
         batch_size=1,
         shard_rows=1,

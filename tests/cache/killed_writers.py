@@ -22,14 +22,17 @@ import keras_distill as kd
 DATA = np.random.default_rng(0).normal(size=(400, 8)).astype("float32")
 
 
-def teacher(x):
+def slow(x):
     time.sleep(0.002)
     return np.cumsum(x, axis=-1)
 
 
+TEACHER = kd.teachers.NumpyTeacher(slow, "1")
+
+
 def write(folder, rank=0, world=1):
     job = kd.cache.Labelling(
-        folder, teacher, DATA, batch_size=10, shard_rows=20
+        folder, TEACHER, DATA, batch_size=10, shard_rows=20
     )
     job.run(rank, world, verbose=0)
     if not job.missing():
