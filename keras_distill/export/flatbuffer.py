@@ -91,6 +91,23 @@ def operation_names(model: Any, subgraph: int = 0) -> list[str]:
     return [codes[operator.opcodeIndex] for operator in operators]
 
 
+def output_tensors(content: bytes) -> dict[str, str]:
+    """Names of the tensors that a file's outputs are, by the outputs' names.
+
+    Raises:
+        DamagedFileError: If the content isn't a LiteRT model.
+    """
+    model = read_model(content)
+    with damage_is_named():
+        return {
+            entry.name.decode(): model.subgraphs[signature.subgraphIndex]
+            .tensors[entry.tensorIndex]
+            .name.decode()
+            for signature in model.signatureDefs or []
+            for entry in signature.outputs
+        }
+
+
 def _names(graph: Any, indices: Any) -> list[str]:
     # An absent bias has the index -1.
     return [graph.tensors[i].name.decode() for i in indices if i >= 0]

@@ -57,6 +57,8 @@ class FloatFile(NamedTuple):
         signature: Name of the file's signature.
         max_error: Largest difference from Keras, relative to an output's range.
         examples: The random inputs that it was compared on.
+        sources: Names of the operations that the outputs come from, by the
+            outputs' names.
     """
 
     content: bytes
@@ -68,6 +70,7 @@ class FloatFile(NamedTuple):
     signature: str
     max_error: float
     examples: dict[str, np.ndarray]
+    sources: dict[str, str]
 
     @property
     def operations(self) -> list[Operation]:
@@ -92,7 +95,7 @@ def make_float_file(
         request = known._replace(
             allow_flex=allow_flex, unroll=unroll, signature=signature
         )
-        content: bytes = run_converter(
+        content, sources = run_converter(
             student.name, "LiteRT", _ADVICE, convert, request
         )
         seen = _run(student.name, content, request, batch)
@@ -107,6 +110,7 @@ def make_float_file(
         signature=signature,
         max_error=require_parity(student, output_names, expected, seen),
         examples=batch,
+        sources=sources,
     )
 
 

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -351,6 +352,8 @@ def _export(
         staged(pathlib.Path(place)) as folder,
         saved(student, batch_size) as (known, batch, expected),
     ):
+        if form is _TENSORFLOW:
+            _require_arguments(known.inputs)
         request = known._replace(
             output_names=_unlike_inputs(known.output_names, known.inputs)
         )
@@ -401,6 +404,26 @@ def _unlike_inputs(names: Any, inputs: tuple[TensorInfo, ...]) -> Any:
         used.add(new)
         renamed[name] = new
     return keras.tree.map_structure(lambda n: renamed.get(n, n), names)
+
+
+def _require_arguments(inputs: tuple[TensorInfo, ...]) -> None:
+    """Refuse names that TensorFlow doesn't take as a signature's arguments."""
+    seen: dict[str, str] = {}
+    for name in (info.name for info in inputs):
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
+            raise ValueError(
+                "A SavedModel's inputs differ by more than their case. "
+                f"Received: inputs '{twin}' and '{name}'. Give one of them "
+                'another name: `keras.Input(..., name="...")`.'
+            )
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_]*", name):
+            raise ValueError(
+                "A SavedModel's inputs are named in letters from A to Z, "
+                "digits and underscores, with no underscore in front. "
+                f"Received: input '{name}'. Give it another name: "
+                '`keras.Input(..., name="...")`.'
+            )
 
 
 def _require_writable(path: pathlib.Path, form: _Format) -> None:

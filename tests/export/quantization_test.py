@@ -294,9 +294,15 @@ def test_operations_belong_to_the_layer_whose_work_they_do():
             operation(
                 "FULLY_CONNECTED", ("z", "model._1/dense_1._1/MatMul"), "out:0"
             ),
-        ]
+            operation("SOFTMAX", ("model._1/sum._1/add",), "out:1"),
+            operation("MUL", ("model._1/sum._1/add",), "model._1/mul_1"),
+            operation("RESHAPE", ("model._1/sum._1/add",), "constant"),
+        ],
+        {"out:0": "model._1/other._1/Relu", "out:1": "model._1/end._1/Softmax"},
     )
-    assert [*found] == ["block/conv", "sum", "dense_1"]
+    layers = ["block/conv", "sum", "dense_1", "end", "<mul_1>"]
+    assert [*found] == layers
+    assert [o.name for o in found["sum"]] == ["ADD", "RESHAPE"]
 
 
 BAD = {
