@@ -60,11 +60,13 @@ ALLOWED = {
     "fake_quantization": set(),
     "model_graphs": set(),
     "layer_stages": {"fake_quantization"},
+    "output_names": set(),
     "rounding_copy": {
         "export.signature",
         "fake_quantization",
         "layer_stages",
         "model_graphs",
+        "output_names",
     },
     "quantization_aware": {
         "export.examples",

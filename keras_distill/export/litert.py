@@ -159,7 +159,10 @@ def layer_errors(
     """Which layer loses it: the error that each one brings when quantised.
 
     Each layer is quantised alone, with all others in float, and the outputs
-    are compared with those of the float32 file.
+    are compared with those of the float32 file. Of a student of
+    `quantization_aware` that is the file of its exact weights, without any
+    rounding: compared with the student itself, each layer would be blamed for
+    the rounding that the others lack.
 
     Formula:
         `10 * log10(sum(float**2) / sum((float - quantised)**2))`, the lowest

@@ -141,29 +141,6 @@ def _ranges(
     return ranges
 
 
-def require_distinct_outputs(
-    file: FloatFile, quantization: Quantization
-) -> None:
-    """Refuse what LiteRT's quantizer and XNNPACK get wrong.
-
-    Raises:
-        ValueError: If two outputs are one tensor that becomes a float again.
-    """
-    if quantization.details.kind != "static" or quantization.integer_io:
-        return
-    seen: dict[str, str] = {}
-    for output, tensor in output_tensors(file.content).items():
-        if tensor in seen:
-            raise ValueError(
-                "The student returns one tensor twice, which LiteRT can't turn "
-                "from integers to floats twice. Received: outputs "
-                f"'{seen[tensor]}' and '{output}', which are the same, with "
-                f"quantization={quantization.scheme!r}. Return it once, or "
-                "pass `Quantization(..., integer_io=True)`."
-            )
-        seen[tensor] = output
-
-
 def quantize_file(
     calibrated: Calibrated, quantization: Quantization
 ) -> QuantizedFile:

@@ -25,7 +25,6 @@ from keras_distill.export.quantized_file import (
     calibrate,
     layer_errors_of,
     quantize_file,
-    require_distinct_outputs,
 )
 from keras_distill.export.schemes import Quantization
 from keras_distill.export.signature import TensorInfo, layers_of
@@ -111,7 +110,6 @@ class StudentFiles:
         self, file: FloatFile, quantization: Quantization
     ) -> Calibrated:
         static = quantization.details.kind == "static"
-        require_distinct_outputs(file, quantization)
         # Once: a generator has no second time.
         if self.examples is None and self.calibration_data is not None:
             self.examples = as_examples(

@@ -438,3 +438,29 @@ def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
     )
     expected = {"": student.predict(x, verbose=0)}
     assert snr_db(expected, {"": artifact.predict(x)}) > 20
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_output_that_another_layer_reads(scheme, tmp_path):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    student = keras.Model(inputs, [x, layers.Dense(3, name="head")(x)])
+    data = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    path = tmp_path / "student.tflite"
+    artifact = kd.export_litert(student, path, scheme, calibration_data=data)
+    assert [o.name for o in artifact.operations] == [
+        "QUANTIZE",
+        "FULLY_CONNECTED",
+        "DEQUANTIZE",
+        "FULLY_CONNECTED",
+        "DEQUANTIZE",
+    ]
+    assert artifact.snr_db > 30
+    # In float it reads the floats.
+    mixed = kd.Quantization(scheme, float_layers=("head",))
+    artifact = kd.export_litert(student, path, mixed, calibration_data=data)
+    assert [o.name for o in artifact.operations][2:] == [
+        "DEQUANTIZE",
+        "FULLY_CONNECTED",
+    ]
+    assert artifact.snr_db > 30
