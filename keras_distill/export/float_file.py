@@ -208,10 +208,19 @@ def run_converter(
         raise RuntimeError(
             "The student couldn't be converted by a process with Keras on "
             f"TensorFlow. Received: student='{name}', {error}\n"
-            "If loading failed, mend the class's `get_config`, `build` or "
-            "registration. If the process was killed, free memory, and build "
-            "RNN layers with unroll=True."
+            f"{_what_to_do(error)}"
         ) from error
+
+
+def _what_to_do(error: WorkerError) -> str:
+    if error.killed:
+        return "Free memory, and build RNN layers with unroll=True."
+    if "Exception encountered when calling" in error.message:
+        return (
+            "In the layer's `call`, use `keras.ops` instead of NumPy, "
+            "`jax.numpy` or `torch`: it has to run on TensorFlow, too."
+        )
+    return "Mend the class's `get_config`, `build` or registration."
 
 
 def run_apart(
