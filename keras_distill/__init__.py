@@ -57,3 +57,8 @@ __all__ = [
     "reuse_classifier",
     "verify_litert",
 ]
+
+
+def __dir__() -> list[str]:
+    # Without the modules, which are nobody's to import.
+    return __all__

@@ -119,6 +119,7 @@ def test_all_is_sorted_and_exact(module):
         and (name in module.__all__ or not isinstance(value, types.ModuleType))
     }
     assert public == set(module.__all__)
+    assert dir(module) == module.__all__
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -92,9 +92,11 @@ def is_arrays(data: Any) -> bool:
     if isinstance(data, list) and all(isinstance(v, tuple) for v in data):
         # Keras' inputs are in lists, and its batches are tuples.
         return False
-    return all(hasattr(v, "shape") for v in keras.tree.flatten(data)) and not (
-        isinstance(data, keras.utils.PyDataset)
-    )
+    if isinstance(data, keras.utils.PyDataset):
+        return False
+    # An array of NumPy, or of whichever library the user has.
+    shapes = [getattr(v, "shape", None) for v in keras.tree.flatten(data)]
+    return all(shape is not None for shape in shapes)
 
 
 def _batches(data: Any) -> Iterator[Any]:

@@ -215,3 +215,8 @@ def _require_writable(path: pathlib.Path) -> None:
             f"There is no folder '{path.parent}'. Received: path='{path}'. "
             "Make the folder first."
         )
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"The folder '{path.parent}' can't be written to. Received: "
+            f"path='{path}'. Pass another folder."
+        )

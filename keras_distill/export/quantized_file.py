@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from typing import NamedTuple
 
@@ -102,7 +103,11 @@ def calibrate(
     """
     ranges = None
     if static:
-        assert examples is not None
+        if examples is None:
+            raise ValueError(
+                "The ranges of a static scheme are seen on examples. Received: "
+                "examples=None. Pass some hundred."
+            )
         ranges = _ranges(file, examples)
     compared = {
         name: array[:_COMPARED]
@@ -123,7 +128,9 @@ def _ranges(
         {name: runner.chunk_of(x, i, step) for name, x in examples.items()}
         for i in starts
     ]
-    bar = keras.utils.Progbar(len(rows), unit_name="calibration batch")
+    bar = keras.utils.Progbar(
+        len(rows), verbose=_verbosity(), unit_name="calibration batch"
+    )
     try:
         ranges: quantizer.Ranges = processes.call(
             quantizer.calibrate,
@@ -139,6 +146,11 @@ def _ranges(
             "'dynamic_int8'."
         ) from error
     return ranges
+
+
+def _verbosity() -> int:
+    # A bar that moves is for eyes, and its colours are noise in a file.
+    return int(sys.stdout.isatty() or "ipykernel" in sys.modules)
 
 
 def quantize_file(

@@ -83,7 +83,11 @@ def quantize(
         model, _recipe(model, quantization, float_operations)
     )
     if quantization.details.kind == "static":
-        assert ranges is not None
+        if ranges is None:
+            raise ValueError(
+                "A static scheme needs ranges. Received: ranges=None with "
+                f"scheme={quantization.scheme!r}. Pass what `calibrate` saw."
+            )
         ranges = _tie_parts(operations(model), _clamp_masks(model, ranges))
     else:
         ranges = None

@@ -26,6 +26,8 @@ from keras_distill.export.quantized_file import snr_db
 
 # Random inputs say something of the errors, and nothing of the accuracy.
 _MICRO_EXAMPLES = 16
+# As many operations of a profile are printed.
+_SLOWEST = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,9 @@ class LiteRTCheck:
             rows.append(("arena on tflite-micro", f"{self.micro.arena:,} B"))
         ops = ", ".join(f"{n} {name}" for name, n in self.operations.items())
         rows.append(("operations", ops))
+        slowest = sorted(self.profile, key=lambda time: -time.median_ms)
+        for time in slowest[:_SLOWEST]:
+            rows.append((f"{time.share:.0%} of the time", str(time)))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -217,8 +222,7 @@ def verify_litert(
         >>> check.agreement, check.accuracy_drop
         (1.0, 0.0)
     """
-    if not isinstance(artifact, LiteRTArtifact):
-        artifact = LiteRTArtifact.load(artifact)
+    artifact = LiteRTArtifact.of(artifact)
     reference = Reference.of(artifact, student, data)
     _require_measurable(budget, reference)
     check = check_file(

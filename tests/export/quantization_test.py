@@ -1,6 +1,7 @@
 """Quantised files against their float32 ones and against arithmetic."""
 
 import dataclasses
+import sys
 
 import keras
 import numpy as np
@@ -384,13 +385,14 @@ def test_useless_file_is_not_written(student, images, tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_calibration_reports_its_progress(student, images, tmp_path, capsys):
-    kd.export_litert(
-        student,
-        tmp_path / "student.tflite",
-        "int8",
-        calibration_data=keras_data_set(images),
-    )
+def test_calibration_shows_its_progress_to_eyes_alone(
+    student, images, tmp_path, capsys, monkeypatch
+):
+    path, data = tmp_path / "student.tflite", keras_data_set(images)
+    kd.export_litert(student, path, "int8", calibration_data=data)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    kd.export_litert(student, path, "int8", calibration_data=data)
     assert "40/40" in capsys.readouterr().out
 
 
