@@ -48,6 +48,9 @@ def quantization_aware(
     `MultiHeadAttention`, which the file does round. Their inner tensors have
     no ranges: to export these students, pass `calibration_data` again.
 
+    Of a `BatchNormalization` that stands alone the result is rounded, and its
+    file rounds the product within it, too.
+
     Formula:
         Weights, for each output channel:
         `scale = max|w| / (2**(bits - 1) - 1)`, `round(w / scale) * scale`.
