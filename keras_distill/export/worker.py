@@ -86,7 +86,7 @@ def reason_of(message: str) -> str:
     r"""An error's message, of Keras too, as plain text with the reason alone.
 
     Example:
-        >>> reason_of("\x1b[1mIt fails.\x1b[0m\n\nArguments received by: 1")
+        >>> reason_of("\x1b[1mIt fails.\x1b[0m\n\nArguments received by f(): 1")
         'It fails.'
     """
     message = _COLOURS.sub("", message)
