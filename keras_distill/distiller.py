@@ -161,9 +161,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         # Inside a proxy, Keras doesn't see the teacher: it is no
         # sublayer, so nothing that is done to the distiller's layers (such as
         # setting `trainable`, or adding up regularisers) is done to it.
-        self._given = MappingProxyType(
-            {"teacher": teacher, "teacher_inputs": teacher_inputs}
-        )
+        given: dict[str, Any] = {
+            "teacher": teacher,
+            "teacher_inputs": teacher_inputs,
+        }
+        self._given = MappingProxyType(given)
         self._hides_teacher = False
         self._keeps_values = False
         self._teacher_rests = False
@@ -269,12 +271,14 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if self._hides_teacher:
             # Keras saves what it finds by looking at attributes.
             raise AttributeError("The teacher is left out of this file.")
-        return self._given["teacher"]
+        teacher: keras.Model | None = self._given["teacher"]
+        return teacher
 
     @property
     def teacher_inputs(self) -> Callable[[Any], Any] | None:
         """What makes the teacher's inputs from the batch's."""
-        return self._given["teacher_inputs"]
+        made: Callable[[Any], Any] | None = self._given["teacher_inputs"]
+        return made
 
     @property
     def teacher_layers(self) -> list[str]:

@@ -69,6 +69,13 @@ class Graph:
         return self._calls[id(self.steps[step].operation)] == 1
 
 
+def has_graph(model: keras.Model) -> bool:
+    """Whether a model is a Functional or Sequential one."""
+    # Only models that Keras runs by a graph have a list of operations.
+    operations = getattr(model, "operations", None)
+    return isinstance(model, keras.Sequential) or operations is not None
+
+
 def trace(model: keras.Model) -> Graph:
     """The graph of a Functional or Sequential model.
 
@@ -166,8 +173,7 @@ def _rebuild_sequential(
 
 
 def _cloned(model: keras.Model, clone: Call, call: Call) -> keras.Model:
-    # Only models that Keras runs by a graph have a list of operations.
-    if not hasattr(model, "operations"):
+    if not has_graph(model):
         raise ValueError(
             "A subclassed model shows no graph of its layers. Received: "
             f"'{model.name}' of type {type(model).__name__}. Build it as a "

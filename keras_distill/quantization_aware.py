@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_distill.export.examples import as_examples
-from keras_distill.export.schemes import as_quantization
+from keras_distill.export.schemes import Quantization, as_quantization
 from keras_distill.export.signature import describe_inputs, layers_of
 from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
@@ -29,7 +29,7 @@ _BATCH = 64
 
 def quantization_aware(
     student: keras.Model,
-    quantization: str = "int8",
+    quantization: Quantization | str = "int8",
     calibration_data: Any = None,
     ranges: str = "moving_average",
 ) -> keras.Model:
@@ -48,6 +48,9 @@ def quantization_aware(
     `MultiHeadAttention`, which the file does round. Their inner tensors have
     no ranges: to export these students, pass `calibration_data` again.
 
+    Of a `BatchNormalization` that stands alone the result is rounded, and its
+    file rounds the product within it, too.
+
     Formula:
         Weights, for each output channel:
         `scale = max|w| / (2**(bits - 1) - 1)`, `round(w / scale) * scale`.
@@ -62,7 +65,8 @@ def quantization_aware(
             isn't changed.
         quantization: The scheme that the file will have: "int8" (weights and
             activations), "dynamic_int8", "dynamic_int4", "weight_only_int8" or
-            "weight_only_int4" (weights).
+            "weight_only_int4" (weights). Of a `Quantization` the scheme counts,
+            and `integer_io`, which is the same in training; it has no others.
         calibration_data: For "int8", some hundred inputs that the ranges start
             from, as for `export_litert`.
         ranges: For "int8", "moving_average" of the batches' smallest and
@@ -70,9 +74,9 @@ def quantization_aware(
             ranges that are trained as weights.
 
     Returns:
-        A Functional model with the student's layer names, and a layer
-        "<name>_range" where a tensor is rounded. It is compiled as the student
-        is.
+        A Functional model with the student's names of layers and outputs, and
+        a layer "<name>_range" where a tensor is rounded. It is compiled as the
+        student is.
 
     Raises:
         ValueError: If the student shows no graph, has no layer to quantise, or
@@ -99,27 +103,42 @@ def quantization_aware(
         Efficient Integer-Arithmetic-Only Inference", CVPR 2018; Esser et al.,
         "Learned Step Size Quantization", ICLR 2020.
     """
-    _check(student, quantization, calibration_data, ranges)
-    ready = RoundingCopy(student, quantization, ranges).make()
+    scheme = _scheme(quantization)
+    _check(student, scheme, calibration_data, ranges)
+    ready = RoundingCopy(student, scheme, ranges).make()
     if not any(isinstance(v, FakeQuantizedWeights) for v in layers_of(ready)):
         raise ValueError(
-            f"{quantization!r} has no weights to round in the student. "
+            f"{scheme!r} has no weights to round in the student. "
             f"Received: student='{student.name}'. Pass a student with Conv or "
             "Dense layers in its graph, or another scheme."
         )
-    if quantization == "int8":
+    if scheme == "int8":
         _calibrate(ready, calibration_data)
     return ready
 
 
-def _check(student: Any, quantization: Any, data: Any, ranges: str) -> None:
-    scheme = as_quantization(quantization).scheme
-    if quantization not in _SCHEMES:
+def _scheme(value: Quantization | str) -> str:
+    quantization = as_quantization(value)
+    if quantization.scheme not in _SCHEMES:
         raise ValueError(
             "There is no training for this scheme. Received: "
-            f"quantization={quantization!r}. Pass one of "
+            f"quantization={quantization.scheme!r}. Pass one of "
             f"{', '.join(_SCHEMES)}."
         )
+    plain = Quantization(
+        quantization.scheme, integer_io=quantization.integer_io
+    )
+    if quantization != plain:
+        raise ValueError(
+            "A student trains with a scheme's own rounding, channel by channel "
+            f"and in all layers. Received: {quantization}. Pass "
+            f"{quantization.scheme!r}; float_layers can be passed to "
+            "`export_litert`."
+        )
+    return quantization.scheme
+
+
+def _check(student: Any, scheme: str, data: Any, ranges: str) -> None:
     if ranges not in _RANGES:
         raise ValueError(
             f"There are two kinds of ranges. Received: ranges={ranges!r}. Pass "
@@ -149,7 +168,7 @@ def _check(student: Any, quantization: Any, data: Any, ranges: str) -> None:
 def _calibrate(ready: keras.Model, data: Any) -> None:
     """Let the ranges hold all that the layers return for some inputs."""
     names, inputs = describe_inputs(ready, None)
-    arrays = as_examples(data, names, inputs)
+    arrays = as_examples(data, names, inputs, ready)
     ranges = [
         layer
         for layer in layers_of(ready)

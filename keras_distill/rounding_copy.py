@@ -22,9 +22,11 @@ from keras_distill.model_graphs import (
     Graph,
     copy_of,
     copy_variables,
+    has_graph,
     rebuild,
     trace,
 )
+from keras_distill.output_names import with_output_names
 
 # What ai-edge-quantizer rounds; it leaves other layers in float.
 _ROUNDED_TO_4_BITS = (
@@ -91,7 +93,9 @@ class RoundingCopy:
 
     def make(self) -> keras.Model:
         """The student's copy."""
-        copy = self._copy_model(self.student)
+        copy = with_output_names(
+            self._copy_model(self.student), _output_names(self.student)
+        )
         for layer, source in self.values:
             if isinstance(source, list):
                 layer.set_weights(source)
@@ -142,7 +146,7 @@ class RoundingCopy:
         return layers
 
     def _new_copies(self, operation: Any, norm: Any) -> list[keras.Layer]:
-        if isinstance(operation, keras.Model) and _has_graph(operation):
+        if isinstance(operation, keras.Model) and has_graph(operation):
             return [self._copy_model(operation)]
         if has_stages(operation):
             parts = stages(operation, norm)
@@ -204,15 +208,17 @@ class RoundingCopy:
 
 def _keeps_range(operation: Any) -> bool:
     """Whether an output is rounded if the input is, or the weights are."""
-    if isinstance(operation, keras.Model) and _has_graph(operation):
+    if isinstance(operation, keras.Model) and has_graph(operation):
         return True
     if activation_of(operation) == "linear" and not has_stages(operation):
         return True
     return type(operation).__name__ in (*_SAME_RANGE, "Embedding")
 
 
-def _has_graph(model: keras.Model) -> bool:
-    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
+def _output_names(student: keras.Model) -> list[str]:
+    if isinstance(student, keras.Sequential):
+        return [student.layers[-1].name]
+    return list(student.output_names)
 
 
 def _norm(graph: Graph, step: int) -> Any:

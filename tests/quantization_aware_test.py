@@ -349,6 +349,9 @@ def test_says_what_is_wrong():
         kd.quantization_aware(cnn(), "int8")
     with pytest.raises(ValueError, match="no training for this scheme"):
         kd.quantization_aware(cnn(), "float16")
+    floats = kd.Quantization("int8", float_layers=("conv",))
+    with pytest.raises(ValueError, match="in all layers"):
+        kd.quantization_aware(cnn(), floats, x)
     with pytest.raises(ValueError, match="two kinds of ranges"):
         kd.quantization_aware(cnn(), "int8", x, "percentile")
     ready = kd.quantization_aware(cnn(), "dynamic_int8")
@@ -490,3 +493,53 @@ def test_sequences_and_embeddings(tmp_path):
     expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
     step = np.ptp(ready.get_layer("logits_range").range()) / 255
     assert np.abs(expected - seen).max() <= 3 * step
+
+
+def student_of_two_outputs():
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    kinds = layers.Dense(3, name="kinds")(x)
+    chance = layers.Dense(1, activation="sigmoid", name="chance")(x)
+    return keras.Model(inputs, [kinds, chance])
+
+
+def test_outputs_keep_their_names(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 6))
+    labels = {"kinds": np.zeros((40, 3)), "chance": np.zeros((40, 1))}
+    student = student_of_two_outputs()
+    student.compile(
+        "sgd", loss={"kinds": "mse", "chance": "mse"}, metrics={"kinds": "mae"}
+    )
+    student.fit(x, labels, verbose=0)
+    ready = kd.quantization_aware(
+        student, kd.Quantization("int8", integer_io=True), x
+    )
+    assert ready.output_names == ["kinds", "chance"]
+    seen = ready.evaluate(x, labels, verbose=0, return_dict=True)
+    assert {"kinds_loss", "kinds_mae", "chance_loss"} < set(seen)
+    ready.save(tmp_path / "ready.keras")
+    loaded = keras.saving.load_model(tmp_path / "ready.keras")
+    assert loaded.output_names == ["kinds", "chance"]
+    again = loaded.evaluate(x, labels, verbose=0, return_dict=True)
+    assert again == pytest.approx(seen)
+    assert kd.quantization_aware(cnn(), "dynamic_int8").output_names == [
+        "logits"
+    ]
+
+
+@only_on("tensorflow")
+def test_a_relu_in_the_middle_is_returned(tmp_path):
+    inputs = keras.Input((6,))
+    dense = layers.Dense(8, name="dense")(inputs)
+    relu = layers.ReLU(name="relu")(dense)
+    head = layers.Dense(2, name="head")(relu)
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    for outputs in ([relu, head], [dense, relu, head], [dense, relu]):
+        student = keras.Model(inputs, outputs)
+        ready = kd.quantization_aware(student, "int8", x)
+        artifact = kd.export_litert(ready, tmp_path / "s.tflite", "int8")
+        seen = artifact.predict(x)
+        expected = ready.predict(x, verbose=0)
+        for name, a, b in zip(ready.output_names, expected, seen, strict=True):
+            step = np.ptp(ready.get_layer(f"{name}_range").range()) / 255
+            assert np.abs(a - b).max() <= 1.01 * step

@@ -114,8 +114,10 @@ class _Collate(_Join):
 
     def __call__(self, examples: Any) -> tuple[Any, ...]:
         torch = importlib.import_module("torch")
-        batch = super().__call__(self.before(examples))
-        return keras.tree.map_structure(torch.as_tensor, batch)
+        batch: tuple[Any, ...] = keras.tree.map_structure(
+            torch.as_tensor, super().__call__(self.before(examples))
+        )
+        return batch
 
 
 def _to_grain(cache: TeacherCache, data: Any, read: Any) -> Any:
@@ -153,7 +155,9 @@ def _to_tf_dataset(cache: TeacherCache, data: Any, read: Any) -> Any:
 
     def look_up(ids: Any) -> list[Any]:
         said = read(ids)
-        return keras.tree.flatten((said.teacher_output, said.teacher_features))
+        return list(
+            keras.tree.flatten((said.teacher_output, said.teacher_features))
+        )
 
     def join(*batch: Any) -> tuple[Any, ...]:
         def said(ids: Any) -> TransferBatch:

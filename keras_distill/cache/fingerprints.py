@@ -19,8 +19,8 @@ MOST_BYTES = 64 * 2**20
 def arrays_digest(arrays: Any) -> str:
     """SHA-256 of a structure of arrays: values, dtypes, shapes and names."""
     digest = hashlib.sha256()
-    for path, array in _leaves(arrays):
-        array = np.ascontiguousarray(array)
+    for path, given in _leaves(arrays):
+        array = np.ascontiguousarray(given)
         digest.update(f"{path} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()

@@ -34,9 +34,7 @@ class Folder(ABC):
 
     @abstractmethod
     def publish(self, name: str, files: dict[str, bytes | memoryview]) -> None:
-        """Write a shard, the last of its files being `MARKER`, unless it is
-        there.
-        """
+        """Write a shard, `MARKER` being its last file, unless it is there."""
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:

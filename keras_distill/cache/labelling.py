@@ -121,7 +121,7 @@ class Labelling:
             probabilities, self.teacher.probabilities, leaves
         )
         chosen = as_storage(storage)
-        named = [(None, leaf) for leaf in leaves]
+        named: list[tuple[str | None, Any]] = [(None, leaf) for leaf in leaves]
         named += [(layer, features[layer]) for layer in layers]
         fields = tuple(
             _field(i, layer, tensor, chosen)
@@ -285,11 +285,11 @@ class Labelling:
             ],
             strict=True,
         ):
-            tensor = np.asarray(tensor)[:size]
+            values = np.asarray(tensor)[:size]
             if field.layer is None:
-                tensor = _as_logits(tensor, self.plan.probabilities)
-            _check_tensor(field, tensor, size, first)
-            tensors.append(tensor)
+                values = _as_logits(values, self.plan.probabilities)
+            _check_tensor(field, values, size, first)
+            tensors.append(values)
         return tensors
 
     def _publish(self, filled: _Filled) -> None:

@@ -548,11 +548,9 @@ def _probabilities(logits: Array, activation: str | None) -> Array:
         return logits
     logits = logits.astype(np.float32)
     if activation == "sigmoid":
-        result: Array = 1 / (1 + np.exp(-logits))
-        return result
+        return np.asarray(1 / (1 + np.exp(-logits)))
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result = powers / powers.sum(axis=-1, keepdims=True)
-    return result
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _not_there(folder: Folder) -> str:

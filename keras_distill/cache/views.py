@@ -259,7 +259,8 @@ class Views:
         """A number of 63 bits for each example, as if at random."""
         state = _scrambled(np.uint64(self.seed % 2**64))
         state = _scrambled(state ^ np.uint64(epoch))
-        return _scrambled(state ^ ids.astype(np.uint64)) >> np.uint64(1)
+        seeds: Array = _scrambled(state ^ ids.astype(np.uint64)) >> np.uint64(1)
+        return seeds
 
     def facts(self, data: TransferSet) -> dict[str, Any]:
         """What tells these views from others, with a sample of them."""
@@ -286,7 +287,7 @@ class Views:
 
 def _spread(view: Array) -> Array:
     flat = view.reshape(-1)
-    return flat[np.linspace(0, len(flat) - 1, 64).astype(np.int64)]
+    return np.asarray(flat[np.linspace(0, len(flat) - 1, 64).astype(np.int64)])
 
 
 def _row(structure: Any, i: int) -> Any:

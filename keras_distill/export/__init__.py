@@ -1,12 +1,12 @@
 """Students as files for the device."""
 
 from keras_distill.export.artifact import LiteRTArtifact as LiteRTArtifact
+from keras_distill.export.base_artifact import ExportArtifact as ExportArtifact
 from keras_distill.export.budget import BOARDS as BOARDS
 from keras_distill.export.budget import Board as Board
 from keras_distill.export.budget import Budget as Budget
 from keras_distill.export.flatbuffer import DamagedFileError as DamagedFileError
 from keras_distill.export.flatbuffer import Operation as Operation
-from keras_distill.export.formats import ExportArtifact as ExportArtifact
 from keras_distill.export.formats import ONNXArtifact as ONNXArtifact
 from keras_distill.export.formats import OpenVINOArtifact as OpenVINOArtifact
 from keras_distill.export.formats import (
@@ -69,3 +69,8 @@ __all__ = [
     "layer_errors",
     "verify_litert",
 ]
+
+
+def __dir__() -> list[str]:
+    # Without the modules, which are nobody's to import.
+    return __all__

@@ -7,11 +7,10 @@ import os
 import pathlib
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_distill.export import runner
-from keras_distill.export.examples import as_examples
+from keras_distill.export.base_artifact import ExportArtifact
 from keras_distill.export.facts import check_facts
 from keras_distill.export.flatbuffer import (
     DamagedFileError,
@@ -28,14 +27,20 @@ _LARGEST_FILE = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
-class LiteRTArtifact:
+class LiteRTArtifact(ExportArtifact):
     """A LiteRT file that was checked against its student.
+
+    `print(artifact)` shows it in a few lines.
 
     Attributes:
         path: Where the file is.
         size: The file's size in bytes.
         inputs: The inputs' names, shapes and dtypes.
         outputs: The outputs' names, shapes and dtypes.
+        input_names: Names of the inputs, in the structure of the student's
+            inputs.
+        output_names: Names of the outputs, in the structure of the student's
+            outputs.
         max_error: Largest absolute difference from Keras that the check saw,
             relative to the range of the output that it was seen in. Of a
             quantised file, that of the float32 file it was made from.
@@ -44,24 +49,33 @@ class LiteRTArtifact:
             was any, else on random inputs. Infinite without quantisation.
         quantization: How the file is quantised. Its `float_layers` are those
             that did stay in float.
-        input_names: Names of the inputs, in the structure of the student's
-            inputs.
-        output_names: Names of the outputs, in the structure of the student's
-            outputs.
         facts: What else the file says of itself: labels, normalisation,
             fingerprints, figures.
     """
 
-    path: pathlib.Path
-    size: int
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    max_error: float
     snr_db: float
     quantization: Quantization
-    input_names: Any
-    output_names: Any
     facts: dict[str, Any] = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(
+        cls, artifact: LiteRTArtifact | str | os.PathLike[str]
+    ) -> LiteRTArtifact:
+        """An artifact as it is, or that of the file at a path.
+
+        Raises:
+            TypeError: If it is neither.
+            DamagedFileError: If the file isn't as it was written.
+            ValueError: If another program wrote it.
+        """
+        if isinstance(artifact, LiteRTArtifact):
+            return artifact
+        if isinstance(artifact, str | os.PathLike):
+            return cls.load(artifact)
+        raise TypeError(
+            "A LiteRT file is what `export_litert` returned, or a path. "
+            f"Received: artifact={artifact!r}."
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LiteRTArtifact:
@@ -113,11 +127,6 @@ class LiteRTArtifact:
         )
 
     @property
-    def batch_size(self) -> int | None:
-        """The file's batch size; None if it takes any."""
-        return self.inputs[0].shape[0]
-
-    @property
     def operations(self) -> list[Operation]:
         """The file's operations, in the order in which they run."""
         return operations(self.model())
@@ -126,35 +135,13 @@ class LiteRTArtifact:
         """The model in the file, without the facts about it."""
         return split(read_file(self.path))[0]
 
-    def predict(self, x: Any) -> Any:
-        """Run the file on the LiteRT interpreter.
+    def _kind(self) -> str:
+        if self.quantization.scheme == "float32":
+            return f"float32, {super()._kind()}"
+        return f"{self.quantization.scheme}, {self.snr_db:.1f} dB to float32"
 
-        The counterpart of `student.predict`, so that the two can be compared
-        on data of the user's. A file with a batch of 1 runs the examples one
-        after the other. Of a file with integer inputs and outputs, floats are
-        converted on the way in and out.
-
-        Args:
-            x: A batch of any size: an array, or arrays in the structure of the
-                student's inputs; or a data set of batches.
-
-        Returns:
-            NumPy arrays, in the structure of the student's outputs.
-
-        Raises:
-            ValueError: If `x` isn't of the structure or shapes of `inputs`.
-            TypeError: If an array would lose values as the input's dtype.
-        """
-        batch = as_examples(x, self.input_names, self.float_inputs())
-        outputs = runner.run(self.model(), batch, self.batch_size)
-        return keras.tree.map_structure(outputs.__getitem__, self.output_names)
-
-    def float_inputs(self) -> tuple[TensorInfo, ...]:
-        """The inputs as the user has them: quantised ones as float32."""
-        return tuple(
-            info if info.scale is None else info._replace(dtype="float32")
-            for info in self.inputs
-        )
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return runner.run(self.model(), inputs, self.batch_size)
 
 
 def _infos(rows: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:

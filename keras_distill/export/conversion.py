@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import operator
+import pathlib
 import re
 import runpy
 import sys
@@ -20,10 +21,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_distill.export.layer_names import readable, scope_of
 from keras_distill.export.signature import TensorInfo, layers_of
-
-# Ends a layer's name in the names of the file's tensors.
-SCOPE_END = "."
 
 
 class UnsupportedOpsError(RuntimeError):
@@ -58,9 +57,17 @@ class ConversionRequest(NamedTuple):
     signature: str = "serving_default"
 
 
-def convert(request: ConversionRequest) -> bytes:
-    """The content of the student's float32 file."""
-    return _convert(frozen_student(request), request)
+def convert(request: ConversionRequest) -> tuple[bytes, dict[str, str]]:
+    """The student's float32 file.
+
+    Returns:
+        The file's content, and by its outputs' names those of the operations
+        that they come from: the file's own tensors don't say.
+    """
+    frozen = frozen_student(request)
+    names = keras.tree.flatten(request.output_names)
+    sources = dict(zip(names, map(_source, frozen.outputs), strict=True))
+    return _convert(frozen, request), sources
 
 
 def frozen_student(request: ConversionRequest) -> Any:
@@ -121,8 +128,7 @@ def _import_custom_objects(
 
 def _simplify(layer: keras.Layer, unroll: bool) -> None:
     """The same computation in operations that more runtimes have."""
-    # TensorFlow numbers scopes, and so do users: "dense_1" could be either.
-    layer.name = f"{layer.name}{SCOPE_END}"
+    layer.name = scope_of(layer.name)
     if type(layer) is keras.layers.Embedding:
         # Keras adds operations for negative ids.
         layer.call = functools.partial(_gather, layer)
@@ -146,7 +152,9 @@ def _freeze(student: keras.Model, request: ConversionRequest) -> Any:
         convert_variables_to_constants_v2,
     )
 
-    @tf.function(input_signature=_specs(request), autograph=False)  # type: ignore[untyped-decorator]
+    specs = _specs(request, _positions(request))
+
+    @tf.function(input_signature=specs, autograph=False)  # type: ignore[untyped-decorator]
     def call(*tensors: Any) -> list[Any]:
         inputs = keras.tree.pack_sequence_as(request.input_names, list(tensors))
         outputs = keras.tree.flatten(student(inputs, training=False))
@@ -158,23 +166,64 @@ def _freeze(student: keras.Model, request: ConversionRequest) -> Any:
     )
 
 
-def _specs(request: ConversionRequest) -> list[Any]:
+def _source(tensor: Any) -> str:
+    """The name of the operation that a tensor is from."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return str(tensor.op.name)
+
+
+def _positions(request: ConversionRequest) -> list[str]:
+    """Names that TensorFlow takes: "self", "_x" or "größe" it does not."""
+    return [f"input_{i}" for i in range(len(request.inputs))]
+
+
+def _specs(request: ConversionRequest, names: list[str]) -> list[Any]:
     import tensorflow as tf
 
     return [
-        tf.TensorSpec(info.shape, info.dtype, info.name)
-        for info in request.inputs
+        tf.TensorSpec(info.shape, info.dtype, name)
+        for info, name in zip(request.inputs, names, strict=True)
     ]
 
 
-def save_frozen(frozen: Any, request: ConversionRequest, folder: str) -> None:
-    """Write what `frozen_student` returned as a SavedModel."""
+def save_named(frozen: Any, request: ConversionRequest, folder: str) -> None:
+    """Write what `frozen_student` returned as a SavedModel for a converter.
+
+    Its signature has the inputs' names, whatever they are.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    positions = _positions(request)
+    save_frozen(frozen, request, positions, folder)
+    file = pathlib.Path(folder, "saved_model.pb")
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    inputs = model.meta_graphs[0].signature_def[request.signature].inputs
+    tensors = {name: inputs[name].SerializeToString() for name in positions}
+    inputs.clear()
+    for name, info in zip(positions, request.inputs, strict=True):
+        inputs[info.name].ParseFromString(tensors[name])
+    file.write_bytes(model.SerializeToString())
+
+
+def save_frozen(
+    frozen: Any, request: ConversionRequest, arguments: list[str], folder: str
+) -> None:
+    """Write what `frozen_student` returned as a SavedModel.
+
+    Args:
+        frozen: What it returned.
+        request: What it was called with.
+        arguments: Names of the signature's inputs.
+        folder: Where the SavedModel goes.
+    """
     import tensorflow as tf
 
     names = keras.tree.flatten(request.output_names)
+    specs = _specs(request, arguments)
 
     class Served(tf.Module):  # type: ignore[misc]  # tensorflow is untyped
-        @tf.function(input_signature=_specs(request), autograph=False)  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=specs, autograph=False)  # type: ignore[untyped-decorator]
         def serve(self, *inputs: Any) -> dict[str, Any]:
             return dict(zip(names, frozen(*inputs), strict=True))
 
@@ -189,7 +238,7 @@ def _convert(frozen: Any, request: ConversionRequest) -> bytes:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder, _named_ops(frozen):
-        save_frozen(frozen, request, folder)
+        save_named(frozen, request, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=[request.signature]
         )
@@ -220,5 +269,5 @@ def places_of(frozen: Any, ops: list[str]) -> str:
         *graph.node,
         *(n for f in graph.library.function for n in f.node_def),
     ]
-    places = [f"{n.op} at '{n.name}'" for n in nodes if n.op in ops]
+    places = [f"{n.op} at '{readable(n.name)}'" for n in nodes if n.op in ops]
     return ", ".join(places[:5] or ops)

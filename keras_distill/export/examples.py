@@ -120,9 +120,10 @@ def _without_numbers(labels: Any) -> Any:
 
 def is_array(leaf: Any) -> bool:
     """Whether data is an array, rather than a data set that yields some."""
-    return hasattr(leaf, "shape") and not isinstance(
-        leaf, keras.utils.PyDataset
-    )
+    if isinstance(leaf, keras.utils.PyDataset):
+        return False
+    # An array of NumPy, or of whichever library the user has.
+    return getattr(leaf, "shape", None) is not None
 
 
 def _fits(x: Any, names: Any) -> bool:

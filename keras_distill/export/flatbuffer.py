@@ -91,6 +91,65 @@ def operation_names(model: Any, subgraph: int = 0) -> list[str]:
     return [codes[operator.opcodeIndex] for operator in operators]
 
 
+def output_tensors(content: bytes) -> dict[str, str]:
+    """Names of the tensors that a file's outputs are, by the outputs' names.
+
+    Raises:
+        DamagedFileError: If the content isn't a LiteRT model.
+    """
+    model = read_model(content)
+    with damage_is_named():
+        return {
+            entry.name.decode(): model.subgraphs[signature.subgraphIndex]
+            .tensors[entry.tensorIndex]
+            .name.decode()
+            for signature in model.signatureDefs or []
+            for entry in signature.outputs
+        }
+
+
+def interface(
+    content: bytes,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A file's inputs and outputs: names, shapes and dtypes, as JSON has them.
+
+    A length that may be any is None.
+
+    Raises:
+        DamagedFileError: If the content isn't a LiteRT model.
+    """
+    model = read_model(content)
+    with damage_is_named():
+        graph = model.subgraphs[0]
+        if not model.signatureDefs:
+            return (
+                [_port(graph.tensors[i]) for i in graph.inputs],
+                [_port(graph.tensors[i]) for i in graph.outputs],
+            )
+        signature = model.signatureDefs[0]
+        inputs, outputs = (
+            [
+                _port(graph.tensors[entry.tensorIndex], entry.name)
+                for entry in entries
+            ]
+            for entries in (signature.inputs, signature.outputs)
+        )
+        return inputs, outputs
+
+
+def _port(tensor: Any, name: bytes | None = None) -> dict[str, Any]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    dtypes = {v: k for k, v in vars(schema.TensorType).items()}
+    found = (tensor.shapeSignature, tensor.shape)
+    shape = next((s for s in found if s is not None), ())
+    return {
+        "name": (name or tensor.name).decode(),
+        "shape": [None if size < 0 else int(size) for size in shape],
+        "dtype": dtypes[tensor.type].lower(),
+    }
+
+
 def _names(graph: Any, indices: Any) -> list[str]:
     # An absent bias has the index -1.
     return [graph.tensors[i].name.decode() for i in indices if i >= 0]

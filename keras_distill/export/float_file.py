@@ -58,6 +58,8 @@ class FloatFile(NamedTuple):
         signature: Name of the file's signature.
         max_error: Largest difference from Keras, relative to an output's range.
         examples: The random inputs that it was compared on.
+        sources: Names of the operations that the outputs come from, by the
+            outputs' names.
     """
 
     content: bytes
@@ -69,6 +71,7 @@ class FloatFile(NamedTuple):
     signature: str
     max_error: float
     examples: dict[str, np.ndarray]
+    sources: dict[str, str]
 
     @property
     def operations(self) -> list[Operation]:
@@ -98,7 +101,7 @@ def make_float_file(
         request = known._replace(
             allow_flex=allow_flex, unroll=unroll, signature=signature
         )
-        content: bytes = run_converter(
+        content, sources = run_converter(
             student.name, "LiteRT", _ADVICE, convert, request
         )
         seen = _run(student.name, content, request, batch)
@@ -113,6 +116,7 @@ def make_float_file(
         signature=signature,
         max_error=require_parity(student, output_names, expected, seen),
         examples=batch,
+        sources=sources,
     )
 
 
@@ -210,10 +214,19 @@ def run_converter(
         raise RuntimeError(
             "The student couldn't be converted by a process with Keras on "
             f"TensorFlow. Received: student='{name}', {error}\n"
-            "If loading failed, mend the class's `get_config`, `build` or "
-            "registration. If the process was killed, free memory, and build "
-            "RNN layers with unroll=True."
+            f"{_what_to_do(error)}"
         ) from error
+
+
+def _what_to_do(error: WorkerError) -> str:
+    if error.killed:
+        return "Free memory, and build RNN layers with unroll=True."
+    if "Exception encountered when calling" in error.message:
+        return (
+            "In the layer's `call`, use `keras.ops` instead of NumPy, "
+            "`jax.numpy` or `torch`: it has to run on TensorFlow, too."
+        )
+    return "Mend the class's `get_config`, `build` or registration."
 
 
 def run_apart(

@@ -19,13 +19,16 @@ from keras_distill.export.conversion import (
     frozen_student,
     places_of,
     save_frozen,
+    save_named,
 )
 from keras_distill.export.format_runners import import_openvino
+from keras_distill.export.layer_names import readable
 
 
 def write_saved_model(request: ConversionRequest, path: str) -> None:
     """Write the student as the folder of a SavedModel."""
-    save_frozen(frozen_student(request), request, path)
+    names = [info.name for info in request.inputs]
+    save_frozen(frozen_student(request), request, names, path)
 
 
 def write_openvino(request: ConversionRequest, path: str) -> None:
@@ -33,7 +36,7 @@ def write_openvino(request: ConversionRequest, path: str) -> None:
     openvino = import_openvino()
     frozen = frozen_student(request)
     with tempfile.TemporaryDirectory() as folder:
-        save_frozen(frozen, request, folder)
+        save_named(frozen, request, folder)
         try:
             # `openvino.convert_model` does the same and calls its makers.
             model = openvino.Core().read_model(folder)
@@ -110,7 +113,7 @@ def _require_onnx_ops(model: Any, opset: int) -> None:
     from onnx import defs
 
     places = [
-        f"{node.op_type} at '{node.name}'"
+        f"{node.op_type} at '{readable(node.name)}'"
         for node in _nodes(model.graph)
         if not defs.has(node.op_type, opset, node.domain)
     ]

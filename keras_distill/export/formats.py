@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import abc
-import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import keras
 
 from keras_distill.export import processes
-from keras_distill.export.examples import as_examples
+from keras_distill.export.base_artifact import ExportArtifact
 from keras_distill.export.float_file import (
     describe_outputs,
     require_outside_worker,
@@ -49,61 +48,6 @@ _SAVED_MODEL = {
     "saved_model.pb",
     "variables",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportArtifact(abc.ABC):
-    """A file that was checked against its student.
-
-    Attributes:
-        path: Where the file, or the folder, is.
-        size: The size in bytes of all that belongs to it.
-        inputs: The inputs' names, shapes and dtypes.
-        outputs: The outputs' names, shapes and dtypes.
-        input_names: Names of the inputs, in the structure of the student's
-            inputs.
-        output_names: Names of the outputs, in the structure of the student's
-            outputs.
-        max_error: Largest absolute difference from Keras that the check saw,
-            relative to the range of the output that it was seen in.
-    """
-
-    path: pathlib.Path
-    size: int
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    input_names: Any
-    output_names: Any
-    max_error: float
-
-    @property
-    def batch_size(self) -> int | None:
-        """The file's batch size; None if it takes any."""
-        return self.inputs[0].shape[0]
-
-    def predict(self, x: Any) -> Any:
-        """Run the file, on the CPU.
-
-        The counterpart of `student.predict`, so that the two can be compared
-        on data of the user's.
-
-        Args:
-            x: A batch of any size: an array, or arrays in the structure of the
-                student's inputs; or a data set of batches.
-
-        Returns:
-            NumPy arrays, in the structure of the student's outputs.
-
-        Raises:
-            ValueError: If `x` isn't of the structure or shapes of `inputs`.
-            TypeError: If an array would lose values as the input's dtype.
-        """
-        outputs = self._run(as_examples(x, self.input_names, self.inputs))
-        return keras.tree.map_structure(outputs.__getitem__, self.output_names)
-
-    @abc.abstractmethod
-    def _run(self, inputs: Arrays) -> Arrays:
-        """The outputs by name, for inputs by name."""
 
 
 class ONNXArtifact(ExportArtifact):
@@ -351,6 +295,8 @@ def _export(
         staged(pathlib.Path(place)) as folder,
         saved(student, batch_size) as (known, batch, expected),
     ):
+        if form is _TENSORFLOW:
+            _require_arguments(known.inputs)
         request = known._replace(
             output_names=_unlike_inputs(known.output_names, known.inputs)
         )
@@ -401,6 +347,26 @@ def _unlike_inputs(names: Any, inputs: tuple[TensorInfo, ...]) -> Any:
         used.add(new)
         renamed[name] = new
     return keras.tree.map_structure(lambda n: renamed.get(n, n), names)
+
+
+def _require_arguments(inputs: tuple[TensorInfo, ...]) -> None:
+    """Refuse names that TensorFlow doesn't take as a signature's arguments."""
+    seen: dict[str, str] = {}
+    for name in (info.name for info in inputs):
+        twin = seen.setdefault(name.lower(), name)
+        if twin != name:
+            raise ValueError(
+                "A SavedModel's inputs differ by more than their case. "
+                f"Received: inputs '{twin}' and '{name}'. Give one of them "
+                'another name: `keras.Input(..., name="...")`.'
+            )
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_]*", name):
+            raise ValueError(
+                "A SavedModel's inputs are named in letters from A to Z, "
+                "digits and underscores, with no underscore in front. "
+                f"Received: input '{name}'. Give it another name: "
+                '`keras.Input(..., name="...")`.'
+            )
 
 
 def _require_writable(path: pathlib.Path, form: _Format) -> None:

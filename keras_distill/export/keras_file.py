@@ -41,7 +41,7 @@ def describe_keras(path: pathlib.Path) -> dict[str, Any]:
                     for layer in config["config"].get("layers", [])
                 ],
             }
-    except DamagedFileError:
+    except (DamagedFileError, FileNotFoundError):
         raise
     # Every kind of nonsense is possible in a damaged file.
     except Exception as error:

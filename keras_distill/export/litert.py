@@ -165,7 +165,10 @@ def layer_errors(
     """Which layer loses it: the error that each one brings when quantised.
 
     Each layer is quantised alone, with all others in float, and the outputs
-    are compared with those of the float32 file.
+    are compared with those of the float32 file. Of a student of
+    `quantization_aware` that is the file of its exact weights, without any
+    rounding: compared with the student itself, each layer would be blamed for
+    the rounding that the others lack.
 
     Formula:
         `10 * log10(sum(float**2) / sum((float - quantised)**2))`, the lowest
@@ -247,4 +250,9 @@ def _require_writable(path: pathlib.Path) -> None:
         raise ValueError(
             f"There is no folder '{place.parent}'. Received: path='{path}'. "
             "Make the folder first."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"The folder '{path.parent}' can't be written to. Received: "
+            f"path='{path}'. Pass another folder."
         )

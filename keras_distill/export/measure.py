@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_distill.export.flatbuffer import operations, read_model
+from keras_distill.export.layer_names import layer_path
 from keras_distill.export.runner import open_interpreter, to_integers
 
 _WARM_UP = 5
@@ -53,6 +54,10 @@ class OperationTime(NamedTuple):
     output: str
     median_ms: float
     share: float
+
+    def __str__(self) -> str:
+        place = layer_path(self.output.split(";")[0]) or self.output
+        return f"{self.operation} '{place}', {self.median_ms:.4f} ms"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,14 +79,16 @@ class Port(NamedTuple):
     details: dict[str, Any]
 
 
-def check_on_micro(artifact: LiteRTArtifact, x: Any) -> MicroCheck:
+def check_on_micro(
+    artifact: LiteRTArtifact | str | os.PathLike[str], x: Any
+) -> MicroCheck:
     """Run a file on TensorFlow Lite Micro, and compare it with LiteRT.
 
     What LiteRT runs may not run there, or, with weights in int8 and activations
     in float, run to wrong results without a word. This finds both.
 
     Args:
-        artifact: What `export_litert` returned.
+        artifact: What `export_litert` returned, or the path of such a file.
         x: Some examples, as for `artifact.predict`.
 
     Returns:
@@ -104,6 +106,7 @@ def check_on_micro(artifact: LiteRTArtifact, x: Any) -> MicroCheck:
         TinyML Systems", MLSys 2021.
     """
     require_tflite_micro()
+    artifact = LiteRTArtifact.of(artifact)
     model = artifact.model()
     batch = as_examples(x, artifact.input_names, artifact.float_inputs())
     with _explained(artifact):

@@ -69,7 +69,7 @@ class _Golden(NamedTuple):
 
 
 def export_microcontroller(
-    artifact: LiteRTArtifact,
+    artifact: LiteRTArtifact | str | os.PathLike[str],
     folder: str | os.PathLike[str],
     x: Any,
     *,
@@ -87,8 +87,8 @@ def export_microcontroller(
     are from there. Without it the outputs are LiteRT's.
 
     Args:
-        artifact: What `export_litert` returned; for most chips that of
-            `Quantization("int8", integer_io=True)`.
+        artifact: What `export_litert` returned, or the path of such a file; for
+            most chips that of `Quantization("int8", integer_io=True)`.
         folder: Where the package goes. It is written whole or not at all. An
             earlier package there is replaced, unless one of its files was
             changed.
@@ -128,6 +128,7 @@ def export_microcontroller(
         David et al., "TensorFlow Lite Micro: Embedded Machine Learning for
         TinyML Systems", MLSys 2021.
     """
+    artifact = LiteRTArtifact.of(artifact)
     folder = pathlib.Path(folder)
     _require_free(folder)
     _require_single(artifact)

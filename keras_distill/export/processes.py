@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 # Marks a worker, so that a script that it imports can't export again.
 IN_WORKER = "KERAS_DISTILL_EXPORT_WORKER"
@@ -73,15 +73,16 @@ class _Server:
             # An interrupt is the caller's, who ends this process then.
             start_new_session=True,
         )
+        # Pipes, since pipes were asked for.
+        self.requests = cast(TextIO, self.process.stdin)
+        self.answers = cast(TextIO, self.process.stdout)
 
     def ask(self, folder: str, on_progress: Callable[[int], None]) -> str:
         """Run the call that lies in a folder; return how it ended."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{folder}\n")
-            self.process.stdin.flush()
-        for line in self.process.stdout:
+            self.requests.write(f"{folder}\n")
+            self.requests.flush()
+        for line in self.answers:
             if not line.startswith(_PROGRESS):
                 return line.strip()
             on_progress(int(line.removeprefix(_PROGRESS)))
@@ -97,9 +98,9 @@ class _Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.log):
+        for file in (self.requests, self.answers, self.log):
             with contextlib.suppress(BrokenPipeError):
-                file.close()  # type: ignore[union-attr]
+                file.close()
 
 
 _lock = threading.RLock()
@@ -109,14 +110,24 @@ _reports: TextIO | None = None
 
 def start() -> None:
     """Let the process begin its imports, while the caller does other things."""
+    _running()
+
+
+def _running() -> _Server:
+    """The process that is kept, or a new one."""
     global _server  # noqa: PLW0603
     working_folder()
     with _lock:
-        kept = _server is not None and _server.owner == os.getpid()
-        if kept and _server is not None and _server.process.poll() is None:
-            return
+        kept = _server
+        if (
+            kept is not None
+            and kept.owner == os.getpid()
+            and kept.process.poll() is None
+        ):
+            return kept
         stop()
         _server = _Server()
+        return _server
 
 
 def stop() -> None:
@@ -167,10 +178,9 @@ def call(
 
 
 def _ask(folder: str, on_progress: Callable[[int], None]) -> str:
-    start()
-    assert _server is not None
+    server = _running()
     try:
-        answer = _server.ask(folder, on_progress)
+        answer = server.ask(folder, on_progress)
     except BaseException:
         stop()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import sys
 import warnings
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from keras_distill.export import processes, quantizer, runner
-from keras_distill.export.conversion import SCOPE_END
-from keras_distill.export.flatbuffer import Operation
+from keras_distill.export.flatbuffer import Operation, output_tensors
 from keras_distill.export.float_file import FloatFile, run_apart
+from keras_distill.export.layer_names import is_in_model, layer_path
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.schemes import Quantization
 
@@ -29,7 +29,6 @@ _WEIGHTED = (
     "FULLY_CONNECTED",
     "TRANSPOSE_CONV",
 )
-_LAYER = re.compile(rf"(.+){re.escape(SCOPE_END)}(?:_\d+)?$")
 
 
 class LayerError(NamedTuple):
@@ -37,6 +36,8 @@ class LayerError(NamedTuple):
 
     Attributes:
         layer: The Keras layer's name, with those of the models that it is in.
+            An operation of no layer, such as `x + 1` in a Functional model, has
+            the name of its own, in angle brackets: "<add>".
         operations: Names of its operations in the file.
         snr_db: Signal-to-noise ratio of the worst output with this layer
             quantised and all others in float, in dB. The lowest loses most.
@@ -102,7 +103,11 @@ def calibrate(
     """
     ranges = None
     if static:
-        assert examples is not None
+        if examples is None:
+            raise ValueError(
+                "The ranges of a static scheme are seen on examples. Received: "
+                "examples=None. Pass some hundred."
+            )
         ranges = _ranges(file, examples)
     compared = {
         name: array[:_COMPARED]
@@ -123,7 +128,9 @@ def _ranges(
         {name: runner.chunk_of(x, i, step) for name, x in examples.items()}
         for i in starts
     ]
-    bar = keras.utils.Progbar(len(rows), unit_name="calibration batch")
+    bar = keras.utils.Progbar(
+        len(rows), verbose=_verbosity(), unit_name="calibration batch"
+    )
     try:
         ranges: quantizer.Ranges = processes.call(
             quantizer.calibrate,
@@ -141,6 +148,11 @@ def _ranges(
     return ranges
 
 
+def _verbosity() -> int:
+    # A bar that moves is for eyes, and its colours are noise in a file.
+    return int(sys.stdout.isatty() or "ipykernel" in sys.modules)
+
+
 def quantize_file(
     calibrated: Calibrated, quantization: Quantization
 ) -> QuantizedFile:
@@ -150,7 +162,7 @@ def quantize_file(
         RuntimeError: If it can't be quantised, or isn't of use then.
         ValueError: If `float_layers` has an unknown layer.
     """
-    by_layer = operations_by_layer(calibrated.file.operations)
+    by_layer = layers_in(calibrated.file)
     _require_layers(quantization.float_layers, by_layer)
     result = _attempt(calibrated, quantization)
     bound = quantization.min_snr_db
@@ -179,7 +191,7 @@ def quantize_file(
 def _attempt(
     calibrated: Calibrated, quantization: Quantization
 ) -> QuantizedFile:
-    by_layer = operations_by_layer(calibrated.file.operations)
+    by_layer = layers_in(calibrated.file)
     kept = [
         operation
         for layer, chosen in by_layer.items()
@@ -267,7 +279,7 @@ def _mixed(
             f"quantization={quantization.scheme!r}. Ask for less."
         )
     kept = best.quantization.float_layers
-    every = operations_by_layer(calibrated.file.operations)
+    every = layers_in(calibrated.file)
     if all(_is_named(layer, kept) for layer in every):
         warnings.warn(
             "The file reaches what was asked for with all layers in float, so "
@@ -283,7 +295,7 @@ def layer_errors_of(
     calibrated: Calibrated, quantization: Quantization
 ) -> list[LayerError]:
     """The layers' errors, those that lose most first."""
-    by_layer = operations_by_layer(calibrated.file.operations)
+    by_layer = layers_in(calibrated.file)
     every = [operation for chosen in by_layer.values() for operation in chosen]
     errors = []
     for layer, chosen in by_layer.items():
@@ -296,33 +308,48 @@ def layer_errors_of(
     return sorted(errors, key=lambda error: error.snr_db)
 
 
+def layers_in(file: FloatFile) -> dict[str, list[Operation]]:
+    """The file's operations by the path of the layer they come from."""
+    sources = {
+        tensor: file.sources[output]
+        for output, tensor in output_tensors(file.content).items()
+    }
+    return operations_by_layer(file.operations, sources)
+
+
 def operations_by_layer(
-    operations: list[Operation],
+    operations: list[Operation], sources: dict[str, str]
 ) -> dict[str, list[Operation]]:
-    """The main graph's operations by the path of the layer they come from."""
+    """The main graph's operations by the path of the layer they come from.
+
+    Args:
+        operations: The operations.
+        sources: What the tensors that the file returns were called before they
+            got names such as "PartitionedCall:0".
+    """
     found: dict[str, list[Operation]] = {}
     for operation in operations:
         if operation.subgraph == 0:
-            found.setdefault(_layer_of(operation), []).append(operation)
+            layer = _layer_of(operation, sources)
+            found.setdefault(layer, []).append(operation)
     return found
 
 
-def _layer_of(operation: Operation) -> str:
+def _layer_of(operation: Operation, sources: dict[str, str]) -> str:
     # An operation with weights does its layer's work, whatever activation or
     # normalisation the converter made a part of it.
     weights = operation.inputs[1:2] if operation.name in _WEIGHTED else ()
-    paths = [
-        _layer_path(part)
-        for name in (*weights, *operation.outputs, *operation.inputs)
-        for part in name.split(";")
+    made = [
+        part
+        for name in (*weights, *operation.outputs)
+        for part in (*name.split(";"), sources.get(name, ""))
     ]
-    return next(filter(None, paths), operation.outputs[0])
-
-
-def _layer_path(name: str) -> str:
-    """The path of a layer in a tensor's name, without the outermost model."""
-    matches = [_LAYER.match(part) for part in name.split("/")]
-    return "/".join(match[1] for match in matches[1:] if match)
+    found = next(filter(None, map(layer_path, made)), "")
+    outside = next(filter(is_in_model, made), "").rpartition("/")[-1]
+    if found or outside:
+        return found or f"<{outside}>"
+    read = [part for name in operation.inputs for part in name.split(";")]
+    return next(filter(None, map(layer_path, read)), operation.outputs[0])
 
 
 def _is_named(layer: str, names: tuple[str, ...]) -> bool:

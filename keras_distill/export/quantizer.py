@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_distill.export.flatbuffer import Operation, operations, read_model
+from keras_distill.export.flatbuffer import (
+    Operation,
+    operation_names,
+    operations,
+    read_model,
+)
 from keras_distill.export.processes import report
 from keras_distill.export.schemes import Quantization
 
@@ -78,14 +83,19 @@ def quantize(
         model, _recipe(model, quantization, float_operations)
     )
     if quantization.details.kind == "static":
-        assert ranges is not None
+        if ranges is None:
+            raise ValueError(
+                "A static scheme needs ranges. Received: ranges=None with "
+                f"scheme={quantization.scheme!r}. Pass what `calibrate` saw."
+            )
         ranges = _tie_parts(operations(model), _clamp_masks(model, ranges))
     else:
         ranges = None
     result = tool.quantize(
         ranges, enable_progress_bar=False, enable_progress_report=False
     )
-    return _complete_parts(bytes(result.quantized_model))
+    content = _complete_parts(bytes(result.quantized_model))
+    return _mend_outputs(content)
 
 
 def _recipe(
@@ -225,3 +235,55 @@ def _complete_parts(content: bytes) -> bytes:
                     part.type = used[0].type
                     part.quantization = used[0].quantization
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _mend_outputs(content: bytes) -> bytes:
+    """The file with what the quantizer does wrong at its outputs mended.
+
+    Operations that read an output get the floats that are made for the caller,
+    of which no kernel makes integers; and where an operation in float reads it,
+    or it is returned twice, the signature keeps the integers.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = read_model(content)
+    changed = False
+    for number, graph in enumerate(model.subgraphs):
+        names = operation_names(model, number)
+        pairs = list(zip(names, graph.operators or [], strict=True))
+        integers = _returned_integers(graph, pairs)
+        for name, operator in pairs:
+            reads = integers.keys() & {int(i) for i in operator.inputs}
+            if reads and name != "QUANTIZE" and _is_quantized(graph, operator):
+                inputs = [integers.get(int(i), int(i)) for i in operator.inputs]
+                operator.inputs = np.array(inputs, "int32")
+                changed = True
+        floats = {source: output for output, source in integers.items()}
+        returned = {int(i) for i in graph.outputs}
+        for signature in model.signatureDefs or []:
+            for entry in signature.outputs:
+                index = entry.tensorIndex
+                if signature.subgraphIndex == number and index not in returned:
+                    entry.tensorIndex = floats.get(index, index)
+                    changed = True
+    if not changed:
+        return content
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _returned_integers(
+    graph: Any, pairs: list[tuple[str, Any]]
+) -> dict[int, int]:
+    """By outputs that are floats, the integers that these are made of."""
+    returned = {int(i) for i in graph.outputs}
+    return {
+        int(operator.outputs[0]): int(operator.inputs[0])
+        for name, operator in pairs
+        if name == "DEQUANTIZE" and int(operator.outputs[0]) in returned
+    }
+
+
+def _is_quantized(graph: Any, operator: Any) -> bool:
+    """Whether an operation returns integers that stand for floats."""
+    details = graph.tensors[operator.outputs[0]].quantization
+    return details is not None and details.scale is not None

@@ -111,7 +111,9 @@ def name_tensors(structure: Any, prefix: str) -> Any:
         name = "_".join(key for key in path if isinstance(key, str))
         if not name and isinstance(tensor, keras.KerasTensor):
             name = re.sub(r"^keras_tensor(_\d+)?$", "", tensor.name)
-        wanted.append(re.sub(r"\W", "_", name))
+        name = re.sub(r"\W", "_", name)
+        # A runner of Python takes the inputs as arguments of a method.
+        wanted.append("self_" if name == "self" else name)
     for i, name in enumerate(wanted):
         # A made-up name mustn't be one that the user gave another tensor.
         free = f"{prefix}_{i}"

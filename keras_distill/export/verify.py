@@ -36,6 +36,8 @@ from keras_distill.export.signature import TensorInfo, name_tensors
 
 # Random inputs say something of the errors, and nothing of the accuracy.
 _MICRO_EXAMPLES = 16
+# As many operations of a profile are printed.
+_SLOWEST = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,9 @@ class LiteRTCheck:
             rows.append(("arena on tflite-micro", f"{self.micro.arena:,} B"))
         ops = ", ".join(f"{n} {name}" for name, n in self.operations.items())
         rows.append(("operations", ops))
+        slowest = sorted(self.profile, key=lambda time: -time.median_ms)
+        for time in slowest[:_SLOWEST]:
+            rows.append((f"{time.share:.0%} of the time", str(time)))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -250,7 +255,7 @@ def verify_litert(
     require_exportable(student)
     path = artifact.path if isinstance(artifact, LiteRTArtifact) else artifact
     # What lies there now may be another file than the one that was exported.
-    artifact = LiteRTArtifact.load(path)
+    artifact = LiteRTArtifact.of(path)
     _require_same_weights(artifact, student)
     reference = Reference.of(
         student,

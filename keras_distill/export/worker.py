@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pathlib
 import pickle
+import re
 import select
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import TextIO
 from keras_distill.export.processes import FORKS, report_to
 
 _IDLE_SECONDS = 600
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What takes long to import. Each package may be missing.
 _PRELOADED = [
     "tensorflow",
@@ -70,9 +72,7 @@ def _run(folder: pathlib.Path) -> int:
         result = pickle.dumps(function(*arguments))
         (folder / "result").write_bytes(result)
     except BaseException as error:
-        # Keras prints whole configurations before the reason.
-        reason = str(error).split("Exception encountered: ")[-1][:4000]
-        report = (type(error).__name__, reason)
+        report = (type(error).__name__, reason_of(str(error)))
         (folder / "error").write_bytes(pickle.dumps(report))
         return 1
     finally:
@@ -80,6 +80,20 @@ def _run(folder: pathlib.Path) -> int:
             with contextlib.suppress(ValueError):
                 stream.flush()
     return 0
+
+
+def reason_of(message: str) -> str:
+    r"""An error's message, of Keras too, as plain text with the reason alone.
+
+    Example:
+        >>> reason_of("\x1b[1mIt fails.\x1b[0m\n\nArguments received by f(): 1")
+        'It fails.'
+    """
+    message = _COLOURS.sub("", message)
+    # Keras prints whole configurations before the reason, and arguments after.
+    message = message.split("Exception encountered: ")[-1]
+    message = message.split("\n\nArguments received by ")[0]
+    return re.sub(r"\n\s*\n", "\n", message)[:4000]
 
 
 if __name__ == "__main__":

@@ -163,3 +163,8 @@ __all__ = [
     "paraphraser",
     "relu_margin",
 ]
+
+
+def __dir__() -> list[str]:
+    # Without the modules, which are nobody's to import.
+    return __all__

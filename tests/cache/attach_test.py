@@ -209,7 +209,9 @@ def test_batches_must_say_which_examples_they_hold(cache, batch, message):
         cache.attach(Wrong())[0]
 
 
-@pytest.mark.parametrize("data", [np.zeros((2, 4)), [1], iter([])], ids=range(3))
+@pytest.mark.parametrize(
+    "data", [np.zeros((2, 4)), [1], iter([])], ids=["array", "list", "iterator"]
+)
 def test_other_pipelines_are_refused(cache, data):
     with pytest.raises(TypeError, match=r"tf\.data\.Dataset, a torch"):
         cache.attach(data)

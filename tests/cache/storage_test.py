@@ -73,7 +73,7 @@ def test_feature_maps_keep_their_shape():
 
 
 def test_what_float16_cannot_hold_is_refused():
-    with pytest.raises(ValueError, match="too large for float16.*bfloat16"):
+    with pytest.raises(ValueError, match=r"too large for float16.*bfloat16"):
         there_and_back("float16", np.full((1, 3), 7e4, "float32"))
 
 
@@ -149,8 +149,15 @@ def test_draws_of_another_temperature_are_refused():
 
 @pytest.mark.parametrize(
     "name",
-    ["float32", "float16", "bfloat16", "uint8", "top-7", "sampled-5"]
-    + ["sampled-5@2.5"],
+    [
+        "float32",
+        "float16",
+        "bfloat16",
+        "uint8",
+        "top-7",
+        "sampled-5",
+        "sampled-5@2.5",
+    ],
 )
 def test_names_say_it_all(name):
     assert as_storage(name).name == name
@@ -161,7 +168,7 @@ def test_names_say_it_all(name):
     "name", ["float8", "top-0", "top-", "sampled-5@0", "", None, 16]
 )
 def test_unknown_names_are_refused(name):
-    with pytest.raises(ValueError, match="no such storage.*'top-10'"):
+    with pytest.raises(ValueError, match=r"no such storage.*'top-10'"):
         as_storage(name)
 
 

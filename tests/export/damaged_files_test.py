@@ -192,7 +192,7 @@ def test_same_export_twice_is_the_same_file(tmp_path):
 
 
 def test_command_says_what_is_wrong(tmp_path, capsys):
-    assert cli.main(["inspect", str(tmp_path / "no.tflite")]) == 1
+    assert cli.main(["inspect", str(tmp_path / "no.tflite")]) == 2
     assert "No such file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([])

@@ -1,6 +1,7 @@
 """Quantised files against their float32 ones and against arithmetic."""
 
 import dataclasses
+import sys
 
 import keras
 import numpy as np
@@ -302,9 +303,15 @@ def test_operations_belong_to_the_layer_whose_work_they_do():
             operation(
                 "FULLY_CONNECTED", ("z", "model._1/dense_1._1/MatMul"), "out:0"
             ),
-        ]
+            operation("SOFTMAX", ("model._1/sum._1/add",), "out:1"),
+            operation("MUL", ("model._1/sum._1/add",), "model._1/mul_1"),
+            operation("RESHAPE", ("model._1/sum._1/add",), "constant"),
+        ],
+        {"out:0": "model._1/other._1/Relu", "out:1": "model._1/end._1/Softmax"},
     )
-    assert [*found] == ["block/conv", "sum", "dense_1"]
+    layers = ["block/conv", "sum", "dense_1", "end", "<mul_1>"]
+    assert [*found] == layers
+    assert [o.name for o in found["sum"]] == ["ADD", "RESHAPE"]
 
 
 BAD = {
@@ -427,13 +434,14 @@ def test_useless_file_is_not_written(student, images, tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_calibration_reports_its_progress(student, images, tmp_path, capsys):
-    kd.export_litert(
-        student,
-        tmp_path / "student.tflite",
-        "int8",
-        calibration_data=keras_data_set(images),
-    )
+def test_calibration_shows_its_progress_to_eyes_alone(
+    student, images, tmp_path, capsys, monkeypatch
+):
+    path, data = tmp_path / "student.tflite", keras_data_set(images)
+    kd.export_litert(student, path, "int8", calibration_data=data)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    kd.export_litert(student, path, "int8", calibration_data=data)
     assert "40/40" in capsys.readouterr().out
 
 
@@ -481,3 +489,29 @@ def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
     )
     expected = {"": student.predict(x, verbose=0)}
     assert snr_db(expected, {"": artifact.predict(x)}) > 20
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_output_that_another_layer_reads(scheme, tmp_path):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    student = keras.Model(inputs, [x, layers.Dense(3, name="head")(x)])
+    data = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    path = tmp_path / "student.tflite"
+    artifact = kd.export_litert(student, path, scheme, calibration_data=data)
+    assert [o.name for o in artifact.operations] == [
+        "QUANTIZE",
+        "FULLY_CONNECTED",
+        "DEQUANTIZE",
+        "FULLY_CONNECTED",
+        "DEQUANTIZE",
+    ]
+    assert artifact.snr_db > 30
+    # In float it reads the floats.
+    mixed = kd.Quantization(scheme, float_layers=("head",))
+    artifact = kd.export_litert(student, path, mixed, calibration_data=data)
+    assert [o.name for o in artifact.operations][2:] == [
+        "DEQUANTIZE",
+        "FULLY_CONNECTED",
+    ]
+    assert artifact.snr_db > 30

@@ -1,0 +1,150 @@
+"""The command `keras-distill`, as a shell runs it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from support import only_on
+
+from keras_distill import cli
+from keras_distill.export import flatbuffer, processes
+from keras_distill.export.table import as_table
+
+layers = keras.layers
+# A new process each time, and the same on each backend.
+pytestmark = only_on("torch")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_distill.cli", *map(str, arguments)],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(processes.search_path())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    student = keras.Sequential(
+        [keras.Input((6,), name="pixels"), layers.Dense(3, name="head")],
+        name="digits",
+    )
+    student.save(folder / "student.keras")
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    np.savez(folder / "data.npz", x)
+    np.savez(folder / "narrow.npz", x[:, :4])
+    np.savez(folder / "others.npz", a=x, b=x)
+    np.save(folder / "array.npy", x)
+    (folder / "noise.npz").write_bytes(b"PK\x03\x04 and noise")
+    return folder
+
+
+def test_exports_with_ranges_and_says_what_it_wrote(files, tmp_path):
+    path = tmp_path / "student.tflite"
+    options = ("--quantization", "int8", "--calibration", files / "data.npz")
+    done = run("export", files / "student.keras", path, *options, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(done.stdout)
+    assert facts["quantization"]["scheme"] == "int8"
+    assert facts["student"]["name"] == "digits"
+    assert facts["size"] == path.stat().st_size
+    assert facts["operations"] == {
+        "QUANTIZE": 1,
+        "FULLY_CONNECTED": 1,
+        "DEQUANTIZE": 1,
+    }
+    shown = run("inspect", path)
+    assert shown.returncode == 0
+    assert re.search(r"^inputs +pixels \[1, 6\] float32$", shown.stdout, re.M)
+    assert re.search(r"^quantization +scheme: int8$", shown.stdout, re.M)
+    assert re.search(r"^signal to noise +\d+\.\d dB$", shown.stdout, re.M)
+
+
+def test_a_users_error_is_one_line_and_status_2(files):
+    done = run("export", files / "no.keras", files / "s.tflite")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("keras-distill: ")
+    assert "No such file" in line
+    assert "no.keras" in line
+
+
+WRONG = {
+    "shapes": ("s.tflite", "narrow.npz", r"shape \(6,\). Received"),
+    "names": ("s.tflite", "others.npz", "arrays a, b in .*, for inputs pixels"),
+    "file": ("s.tflite", "no.npz", "No such file"),
+    "kind of file": ("s.tflite", "array.npy", "as `np.savez` writes it"),
+    "no archive": ("s.tflite", "noise.npz", "as `np.savez` writes it"),
+    "folder": ("no/s.tflite", "data.npz", "There is no folder"),
+    "suffix": ("s.onnx", "data.npz", "ends in '.tflite'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_says_what_is_wrong(case, files, capsys):
+    file, data, message = WRONG[case]
+    arguments = [
+        *("export", str(files / "student.keras"), str(files / file)),
+        *("--quantization", "int8", "--calibration", str(files / data)),
+    ]
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(message, captured.err)
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_folder_that_cannot_be_written_to(files, capsys, monkeypatch):
+    # The tests may run as a user who may do anything.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    paths = [str(files / name) for name in ("student.keras", "s.tflite")]
+    assert cli.main(["export", *paths]) == 2
+    assert "can't be written to" in capsys.readouterr().err
+
+
+def test_several_inputs_are_found_by_name(tmp_path, capsys):
+    inputs = [keras.Input((n,), name=f"x{n}") for n in (2, 3)]
+    student = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)))
+    student.save(tmp_path / "student.keras")
+    random = np.random.default_rng(0)
+    arrays = {f"x{n}": random.normal(size=(9, n)) for n in (3, 2)}
+    np.savez(tmp_path / "data.npz", **arrays)
+    arguments = [
+        *("export", str(tmp_path / "student.keras")),
+        *(str(tmp_path / "s.tflite"), "--quantization", "int8"),
+        *("--calibration", str(tmp_path / "data.npz")),
+    ]
+    assert cli.main(arguments) == 0
+    assert "x2 [1, 2] float32, x3 [1, 3] float32" in capsys.readouterr().out
+
+
+def test_what_a_file_says_cannot_steer_a_terminal():
+    facts = {"description": "a\x1b[2J\u202eb\n", "\r": "c", "size": 1}
+    assert as_table(facts).splitlines() == [
+        r"description  a\x1b[2J\u202eb\n",
+        "size         1 bytes (0.0 KB)",
+        r"\r           c",
+    ]
+
+
+def test_file_of_another_program_may_have_no_signature(files, tmp_path):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    path = tmp_path / "student.tflite"
+    arguments = ["export", str(files / "student.keras"), str(path)]
+    assert cli.main(arguments) == 0
+    model = flatbuffer.read_model(flatbuffer.split(path.read_bytes())[0])
+    model.signatureDefs = None
+    content = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    inputs, outputs = flatbuffer.interface(content)
+    assert (inputs[0]["shape"], outputs[0]["shape"]) == ([1, 6], [1, 3])
+    assert inputs[0]["dtype"] == "float32"
