@@ -41,7 +41,8 @@ def of_file(path: pathlib.Path) -> str:
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file())
     for file in files or [path]:
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(
             f"{file.relative_to(path).as_posix()} {content};".encode()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,12 +46,13 @@ class SavedModelFolder(FileTeacher):
     ) -> None:
         what = "A SavedModel as a teacher"
         require_package("tensorflow", what, "tensorflow")
-        super().__init__(path, probabilities, input_names, output_names)
-        if not (self.path / "saved_model.pb").exists():
+        path = pathlib.Path(path)
+        if path.exists() and not (path / "saved_model.pb").exists():
             raise ValueError(
                 "A SavedModel is a folder with a saved_model.pb. Received: "
-                f"path='{self.path}'. Pass the folder of one."
+                f"path='{path}'. Pass the folder of one."
             )
+        super().__init__(path, probabilities, input_names, output_names)
         self.signature = signature
         self._fingerprint["signature"] = signature
         self._process: TeacherProcess | None = None
