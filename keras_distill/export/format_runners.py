@@ -25,7 +25,7 @@ def run_onnx(path: str, inputs: Arrays, batch_size: int | None) -> Arrays:
         path, options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
-    return _in_chunks(
+    return in_chunks(
         lambda chunk: dict(zip(names, session.run(names, chunk), strict=True)),
         inputs,
         batch_size,
@@ -46,7 +46,7 @@ def run_openvino(path: str, inputs: Arrays, batch_size: int | None) -> Arrays:
             for name in output.get_names()
         }
 
-    return _in_chunks(run, inputs, batch_size)
+    return in_chunks(run, inputs, batch_size)
 
 
 def run_saved_model(
@@ -61,12 +61,13 @@ def run_saved_model(
         tensors = {name: tf.constant(array) for name, array in chunk.items()}
         return {n: tensor.numpy() for n, tensor in signature(**tensors).items()}
 
-    return _in_chunks(run, inputs, batch_size)
+    return in_chunks(run, inputs, batch_size)
 
 
-def _in_chunks(
+def in_chunks(
     run: Callable[[Arrays], Arrays], inputs: Arrays, batch_size: int | None
 ) -> Arrays:
+    """Run a batch of any size in chunks of the one that a file takes."""
     size = len(next(iter(inputs.values())))
     step = batch_size or size
     rows = []

@@ -31,7 +31,13 @@ def run(
         Arrays by the names of the file's outputs; integers of a quantised
         output as the floats that they stand for.
     """
-    signature = open_signature(content, threads)
+    return run_signature(open_signature(content, threads), inputs, batch_size)
+
+
+def run_signature(
+    signature: Any, inputs: dict[str, np.ndarray], batch_size: int | None
+) -> dict[str, np.ndarray]:
+    """The same, with the runner of a file that was opened."""
     size = len(next(iter(inputs.values())))
     chunk = batch_size or max(size, 1)
     inputs = {

@@ -25,7 +25,10 @@ def of_keras(model: keras.Model) -> dict[str, Any]:
     text = json.dumps(_canonical(_config(model), names), sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for weight in model.weights:
-        add_array(digest, keras.ops.convert_to_numpy(weight))
+        array = keras.ops.convert_to_numpy(weight.value)
+        # Not each backend has bfloat16 in NumPy.
+        brain = weight.dtype == "bfloat16"
+        add_array(digest, array.astype("float32") if brain else array)
     return {
         "kind": "keras",
         "name": names.get(model.name, model.name),
@@ -38,7 +41,8 @@ def of_file(path: pathlib.Path) -> str:
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file())
     for file in files or [path]:
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(
             f"{file.relative_to(path).as_posix()} {content};".encode()
         )
