@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_distill.cache import Labelling
 from keras_distill.export import export_litert, inspect
 from keras_distill.export.keras_file import load_keras
 from keras_distill.export.schemes import SCHEMES
@@ -84,7 +85,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_export)
     _add_json(command)
+    _add_label(commands)
     return parser
+
+
+def _add_label(commands: Any) -> None:
+    command = commands.add_parser(
+        "label",
+        help="store what a teacher says about a transfer set",
+        description="Store a teacher's outputs in a cache, for "
+        "TeacherCache.open. Interrupted, the same command goes on. Several "
+        "processes share the work if each gets its --rank and their number.",
+    )
+    command.add_argument(
+        "teacher", help="a .keras, .onnx or .tflite file, or a SavedModel"
+    )
+    command.add_argument(
+        "data", help="a .npy file, or an .npz file with an array for each input"
+    )
+    command.add_argument("cache", help="the folder to write")
+    command.add_argument(
+        "--storage",
+        default="float16",
+        help="float32, float16, bfloat16, uint8, top-10, sampled-50, ...",
+    )
+    command.add_argument("--layers", nargs="*", default=[], metavar="LAYER")
+    command.add_argument("--probabilities", default="auto")
+    command.add_argument("--batch-size", type=int, default=256)
+    command.add_argument("--shard-rows", type=int)
+    command.add_argument("--runtime", default="keras")
+    command.add_argument("--rank", type=int, default=0)
+    command.add_argument("--world", type=int, default=1)
+    command.set_defaults(run=_label)
+    _add_json(command)
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
@@ -110,6 +143,51 @@ def _export(parsed: argparse.Namespace) -> None:
         calibration_data=examples,
     )
     _inspect(parsed)
+
+
+def _label(parsed: argparse.Namespace) -> None:
+    job = Labelling(
+        parsed.cache,
+        parsed.teacher,
+        _transfer_set(parsed.data),
+        parsed.layers,
+        parsed.storage,
+        probabilities=parsed.probabilities,
+        batch_size=parsed.batch_size,
+        shard_rows=parsed.shard_rows,
+        runtime=parsed.runtime,
+    )
+    try:
+        # A bar in a log, or in JSON, is noise.
+        shows = sys.stdout.isatty() and not parsed.json
+        job.run(parsed.rank, parsed.world, verbose=int(shows))
+        missing = job.missing()
+        if not missing:
+            job.finish()
+    finally:
+        job.close()
+    facts = {
+        "cache": parsed.cache,
+        "examples": job.plan.size,
+        "shards": job.plan.shards,
+        "missing": len(missing),
+        "complete": not missing,
+    }
+    print(json.dumps(facts, indent=2) if parsed.json else as_table(facts))
+
+
+def _transfer_set(path: str) -> Any:
+    """A file's array, which stays on disk; or a file's arrays by name."""
+    if not path.endswith(".npy"):
+        arrays = _arrays(path)
+        return arrays.popitem()[1] if len(arrays) == 1 else arrays
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(
+            "Examples come in an .npy file, as `np.save` writes it. Received: "
+            f"'{path}': {error}"
+        ) from error
 
 
 def _examples(student: keras.Model, path: str) -> Any:

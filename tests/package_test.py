@@ -54,7 +54,7 @@ ALLOWED = {
         "losses.base",
     },
     "checks": {"defaults", "features", "losses.base"},
-    "cli": {"export"},
+    "cli": {"cache", "export"},
     "export": {"export"},
     "export.*": {"export"},
     "export.decisions": {"heads"},
@@ -114,7 +114,9 @@ def test_imports_follow_the_design(module):
         ), f"{name} may not import {inside}"
 
 
-@pytest.mark.parametrize("module", [kd, kd.losses, kd.export, kd.teachers])
+@pytest.mark.parametrize(
+    "module", [kd, kd.cache, kd.losses, kd.export, kd.teachers]
+)
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
     public = {
@@ -149,7 +151,7 @@ def test_readme_examples(tmp_path, monkeypatch):
 
 
 def test_public_objects_are_documented():
-    for module in (kd, kd.losses, kd.export, kd.teachers):
+    for module in (kd, kd.cache, kd.losses, kd.export, kd.teachers):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name
     for public in (kd.Distiller, kd.HardLabels, kd.TransferBatch):

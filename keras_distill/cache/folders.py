@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import tempfile
 import uuid
+import weakref
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -149,7 +150,6 @@ class RemoteFolder(Folder):
             ) from error
         self.files, self.root = fsspec.core.url_to_fs(url)
         self._copy = copy
-        self._temporary: Any = None
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or `None` if there is no such file."""
@@ -190,8 +190,8 @@ class RemoteFolder(Folder):
     def local(self, name: str) -> pathlib.Path:
         """A copy of the file."""
         if self._copy is None:
-            self._temporary = tempfile.TemporaryDirectory("-teacher-cache")
-            self._copy = pathlib.Path(self._temporary.name)
+            self._copy = pathlib.Path(tempfile.mkdtemp("-teacher-cache"))
+            weakref.finalize(self, shutil.rmtree, self._copy, True)
         path = self._copy / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

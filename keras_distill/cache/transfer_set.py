@@ -42,9 +42,8 @@ class TransferSet:
             keras.tree.map_structure(_as_array, part)
             for part in (inputs, labels, sample_weight)
         )
-        sizes = {len(array) for array in keras.tree.flatten(self.parts[:1])}
-        rest = [a for a in keras.tree.flatten(self.parts) if a is not None]
-        sizes |= {len(array) for array in rest}
+        arrays = [a for a in keras.tree.flatten(self.parts) if a is not None]
+        sizes = {len(array) if array.shape else 0 for array in arrays}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(
                 "A transfer set's arrays have one row for each example. "

@@ -33,3 +33,8 @@ __all__ = [
     "TorchTeacher",
     "as_teacher",
 ]
+
+
+def __dir__() -> list[str]:
+    # Without the modules, which are nobody's to import.
+    return __all__
