@@ -58,34 +58,36 @@ def content(folder):
     }
 
 
-def killed(folder, kills):
-    """Kill writers; how many of them hadn't finished."""
+def killed(base, kills):
+    """Kill writers at work, in one folder after the other is complete."""
     moments = random.Random(1)
-    shards, unfinished = set(), 0
-    for kill in range(kills):
-        # One writer, or two on the same folder, or two that share the work.
-        writers = [forked(folder, *sharing(kill, i)) for i in range(2)]
+    done, folder, shards, turn = 0, base / "0", set(), 0
+    while done < kills:
+        if (folder / "manifest.json").exists():
+            folder, shards = base / str(turn), set()
+        turn += 1
+        # Two writers of the same shards, or two that share them.
+        sharing = [(0, 2), (1, 2)] if turn % 2 else [(), ()]
+        writers = [forked(folder, *arguments) for arguments in sharing]
         time.sleep(moments.uniform(0.0, 0.05))
         for writer in writers:
             os.kill(writer, signal.SIGKILL)
-            unfinished += os.waitpid(writer, 0)[1] != 0
-        found = {p.name for p in folder.glob("shards/*")}
+            done += os.waitpid(writer, 0)[1] != 0
+        found = {path.name for path in folder.glob("shards/*")}
         assert shards <= found, "a finished shard is gone"
         shards = found
-    return unfinished
-
-
-def sharing(kill, i):
-    return (i, 2) if kill % 2 else ()
+    return done
 
 
 def main():
     base, kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     write(base / "undisturbed")
-    unfinished = killed(base / "killed", kills)
-    write(base / "killed")
-    assert content(base / "killed") == content(base / "undisturbed")
-    print(f"{unfinished} writers were killed at work")
+    expected = content(base / "undisturbed")
+    done = killed(base / "killed", kills)
+    for folder in (base / "killed").iterdir():
+        write(folder)
+        assert content(folder) == expected, folder
+    print(f"{done} writers were killed at work")
 
 
 if __name__ == "__main__":
