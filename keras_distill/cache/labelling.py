@@ -154,8 +154,10 @@ class Labelling:
 
     def _agreed(self, plan: Plan) -> Plan:
         """The plan that is there, if it is the same; else this one."""
-        self.folder.create("plan.json", to_bytes(plan.facts()))
         found = self.folder.read("plan.json")
+        if found is None:  # a complete cache may be on a read-only disk
+            self.folder.create("plan.json", to_bytes(plan.facts()))
+            found = self.folder.read("plan.json")
         there = as_plan(from_bytes(found or b"", "plan.json"), "plan.json")
         mine, theirs = plan.facts(), there.facts()
         versions = mine.pop("versions"), theirs.pop("versions")

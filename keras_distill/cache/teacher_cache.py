@@ -27,7 +27,7 @@ from keras_distill.cache.plan import (
     to_bytes,
 )
 from keras_distill.cache.reader import Reader
-from keras_distill.cache.sources import ArraySource, as_source
+from keras_distill.cache.sources import ArraySource, Batches, as_source
 from keras_distill.cache.storage import Sampled, TopK
 from keras_distill.cache.transfer_set import TransferSet, as_transfer_set
 from keras_distill.cache.views import Views
@@ -221,7 +221,7 @@ class TeacherCache:
         cache = cls(folder, facts, data, views)
         cache._check_sizes()
         if data is not None:
-            cache._same("transfer_set", data.fingerprint)
+            cache._check_data(data)
             cache._check_views(data, views)
         return cache
 
@@ -431,13 +431,7 @@ class TeacherCache:
         seen = 0
         for shard, batches in source.shards(self.plan):
             seen += 1
-            digest = hashlib.sha256()
-            for inputs in batches:
-                digest.update(arrays_digest(inputs).encode())
-            if (
-                shard >= self.plan.shards
-                or digest.hexdigest() != self._shards[shard]["inputs"]
-            ):
+            if not self._is_labelled(shard, batches):
                 raise StaleCacheError(
                     "The transfer set isn't the one that was labelled, or in "
                     f"another order. Received: other inputs in shard {shard}. "
@@ -468,6 +462,30 @@ class TeacherCache:
     def _check_teacher(self, teacher: Any) -> None:
         with as_teacher(teacher, layers=tuple(self.layers)) as labeller:
             self._same("teacher", labeller.fingerprint)
+
+    def _check_data(self, data: TransferSet) -> None:
+        if "size" in self.plan.transfer_set:
+            self._same("transfer_set", data.fingerprint)
+            return
+        # It was labelled as a stream, of which no more is known beforehand.
+        source = ArraySource(data, None)
+        _, batches = next(source.shards(self.plan))
+        same = data.size == self.size and self._is_labelled(0, batches)
+        if not same:
+            raise StaleCacheError(
+                "The cache is of another transfer set. Received: "
+                f"{data.size} examples, or others than were labelled as the "
+                f"first ones; the cache has {self.size}. Pass the inputs in "
+                "the stream's order, or label anew."
+            )
+
+    def _is_labelled(self, shard: int, batches: Batches) -> bool:
+        """Whether these inputs are those of a shard."""
+        digest = hashlib.sha256()
+        for inputs in batches:
+            digest.update(arrays_digest(inputs).encode())
+        known = shard < self.plan.shards
+        return known and digest.hexdigest() == self._shards[shard]["inputs"]
 
     def _check_views(self, data: TransferSet, views: Views | None) -> None:
         stored = self.plan.views

@@ -248,6 +248,11 @@ def test_a_stream_is_labelled_in_its_order(tmp_path):
         ).read_bytes()
     cache.verify(data)
     cache.verify(x)
+    opened = kd.TeacherCache.open(tmp_path / "a", x)
+    np.testing.assert_array_equal(opened.batches(9)[1][0].inputs, x[9:18])
+    for other in (x[::-1], x[:44]):
+        with pytest.raises(kd.cache.StaleCacheError, match="stream's order"):
+            kd.TeacherCache.open(tmp_path / "a", other)
     arrays.verify(data)
     with pytest.raises(kd.cache.StaleCacheError):
         cache.verify(stream(44)[0])

@@ -240,6 +240,47 @@ def test_labels_and_weights_are_optional(tmp_path, teacher, data):
     np.testing.assert_array_equal(batches[1][2], weight[9:18])
 
 
+def test_the_teacher_may_need_other_inputs(tmp_path, teacher, data):
+    x, y = data
+    pixels = np.rint(x * 50).astype("int64")
+
+    def cache(teacher_inputs):
+        return write(
+            tmp_path,
+            teacher,
+            (pixels, y),
+            teacher_inputs=teacher_inputs,
+            storage="float32",
+        )
+
+    said_of_pixels = cache(keras.layers.Rescaling(1 / 50))
+    np.testing.assert_allclose(
+        said_of_pixels.read(np.arange(45)).teacher_output,
+        said(teacher, pixels.astype("float32") / 50),
+        atol=1e-5,
+    )
+    np.testing.assert_array_equal(
+        said_of_pixels.batches(9)[0][0].inputs, pixels[:9]
+    )
+    cache(keras.layers.Rescaling(1 / 50))
+    with pytest.raises(StaleCacheError, match="of another preprocessing"):
+        cache(keras.layers.Rescaling(1 / 40))
+
+
+def test_a_complete_cache_is_opened_without_writing(
+    tmp_path, teacher, data, monkeypatch
+):
+    write(tmp_path, teacher, data)
+
+    def refuse(*arguments):
+        raise PermissionError(arguments)
+
+    monkeypatch.setattr("keras_distill.cache.folders._write", refuse)
+    write(tmp_path, teacher, data).verify(data)
+    with pytest.raises(PermissionError):
+        write(tmp_path / "other", teacher, data)
+
+
 def test_outputs_of_any_structure(tmp_path):
     inputs = {
         "a": keras.Input((3,), name="a"),
