@@ -140,7 +140,7 @@ class Labelling:
             transfer_set=self.source.fingerprint,
             preprocessing=function_fingerprint(teacher_inputs),
             views=None if views is None else views.facts(self.source.data),
-            versions=library_versions(),
+            versions={**library_versions(), "runtime": self.teacher.runtime},
         )
         self.plan = self._agreed(plan)
         self._streamed: int | None = None
@@ -172,9 +172,9 @@ class Labelling:
             )
         if versions[0] != versions[1]:
             warnings.warn(
-                "The cache was begun with other versions, whose numbers may "
-                f"differ in the last digits. Received: {versions[0]}, begun "
-                f"with {versions[1]}.",
+                "The cache was begun with other versions or another runtime, "
+                "whose numbers may differ in the last digits. Received: "
+                f"{versions[0]}, begun with {versions[1]}.",
                 stacklevel=4,
             )
         return there

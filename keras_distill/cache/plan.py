@@ -68,7 +68,7 @@ class Plan:
         transfer_set: Fingerprint.
         preprocessing: Fingerprint of what makes the teacher's inputs.
         views: How views are made, or `None`.
-        versions: Of the libraries that were at work.
+        versions: Of the libraries that were at work, and the runtime.
     """
 
     size: int | None

@@ -401,6 +401,16 @@ def test_an_interrupted_cache_is_not_opened_and_goes_on(
     assert whole.size == 45
 
 
+def test_other_versions_are_told(tmp_path, teacher, data, monkeypatch):
+    write(tmp_path, teacher, data)
+    monkeypatch.setattr(
+        "keras_distill.cache.labelling.library_versions",
+        lambda: {"keras": "2.0"},
+    )
+    with pytest.warns(UserWarning, match=r"other versions.*'keras': '2\.0'"):
+        write(tmp_path, teacher, data)
+
+
 def test_processes_share_the_shards(tmp_path, teacher, data):
     write(tmp_path / "one", teacher, data)
     jobs = [
