@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_distill.teachers import NumpyTeacher
+
 # A data set larger than this is known by rows spread over it; `verify` reads
 # all of it.
 MOST_BYTES = 64 * 2**20
@@ -83,14 +85,21 @@ def function_fingerprint(function: Callable[..., Any] | None) -> Any:
         }
     try:
         source = inspect.getsource(function)
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            "A function is known by its source, which can't be read. "
-            f"Received: {function!r}. Define it with `def` in a file or a "
-            "notebook."
-        ) from error
+    except (OSError, TypeError):  # such as one that was typed into a console
+        return _of_compiled(function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return {
         "function": name,
         "source": hashlib.sha256(source.encode()).hexdigest(),
     }
+
+
+def _of_compiled(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return NumpyTeacher(function).fingerprint
+    except ValueError as error:
+        raise ValueError(
+            "A function without a source is known by what it is made of, and "
+            f"this one uses what can't be told apart. Received: {function!r}. "
+            "Define it with `def` in a file."
+        ) from error

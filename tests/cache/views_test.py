@@ -167,6 +167,25 @@ def test_other_views_are_refused(tmp_path):
         kd.TeacherCache.open(tmp_path, data)
 
 
+def test_a_function_typed_into_a_console_is_known(tmp_path):
+    teacher, data = cnn(4), images(12)
+
+    def typed(text):
+        made = {"np": np}
+        exec(compile(text, "<stdin>", "exec"), made)
+        return made["view"]
+
+    def write(text):
+        return kd.TeacherCache.write(
+            tmp_path, teacher, data, views=kd.Views(typed(text)), verbose=0
+        )
+
+    write("def view(image, seed): return np.flip(image)")
+    write("def view(image, seed): return np.flip(image)")
+    with pytest.raises(StaleCacheError, match="of another views"):
+        write("def view(image, seed): return image + 1")
+
+
 def test_views_with_another_source_of_chance_are_refused(tmp_path):
     shift = [0.0]
 
