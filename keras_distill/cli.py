@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,6 +147,8 @@ def _export(parsed: argparse.Namespace) -> None:
 
 
 def _label(parsed: argparse.Namespace) -> None:
+    if not parsed.cache:
+        raise ValueError("A cache has a folder. Received: an empty name.")
     job = Labelling(
         parsed.cache,
         parsed.teacher,
@@ -183,7 +186,7 @@ def _transfer_set(path: str) -> Any:
         return arrays.popitem()[1] if len(arrays) == 1 else arrays
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (EOFError, ValueError) as error:
         raise ValueError(
             "Examples come in an .npy file, as `np.save` writes it. Received: "
             f"'{path}': {error}"
@@ -216,7 +219,14 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
             np.load(file, allow_pickle=False) as archive,
         ):
             return dict(archive)
-    except (AttributeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        AttributeError,
+        EOFError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(
             "Examples come in an .npz file, as `np.savez` writes it. Received: "
             f"'{path}', {type(error).__name__}: {error}"

@@ -79,8 +79,10 @@ class _Attached(keras.utils.PyDataset):  # type: ignore[misc]
         self.data = data
         self.read = read
 
-    def __len__(self) -> int:
-        return len(self.data)
+    @property
+    def num_batches(self) -> int | None:
+        batches: int | None = self.data.num_batches
+        return batches
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         return joined(self.data[index], self.read)
@@ -137,7 +139,10 @@ def _to_loader(cache: TeacherCache, data: Any, read: Any) -> Any:
         "prefetch_factor": data.prefetch_factor,
         "collate_fn": _Collate(read, data.collate_fn),
     }
-    if data.batch_sampler is not None:
+    if isinstance(data.dataset, torch_data.IterableDataset):
+        options["batch_size"] = data.batch_size
+        options["drop_last"] = data.drop_last
+    elif data.batch_sampler is not None:
         options["batch_sampler"] = data.batch_sampler
     else:
         options["batch_size"] = None

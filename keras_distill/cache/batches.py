@@ -122,6 +122,13 @@ def _one_hot(labels: Array, classes: int) -> Array:
     if labels.ndim > 1 and labels.shape[-1] == classes:
         return labels
     flat = labels.reshape(-1)
+    if labels.dtype.kind not in "biuf" or len(flat) != len(labels):
+        raise ValueError(
+            "Labels are mixed as one-hot rows of the teacher's classes. "
+            f"Received: labels of shape {labels.shape} and dtype "
+            f"{labels.dtype} for {classes} classes. Pass class numbers or "
+            "one-hot rows."
+        )
     if flat.min() < 0 or flat.max() >= classes or (flat % 1 != 0).any():
         raise ValueError(
             "Labels are mixed as one-hot rows of the teacher's classes. "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -69,8 +68,11 @@ def _is_input(config: Any) -> bool:
 def function_fingerprint(function: Callable[..., Any] | None) -> Any:
     """What tells a layer or a function from another.
 
-    A layer is known by its configuration and weights; a function by its name
-    and source. What a function takes from elsewhere isn't seen.
+    A layer is known by its configuration and weights; a function by its
+    bytecode, which is that of a version of Python, and the values that it uses.
+
+    Raises:
+        ValueError: If a function uses what can't be told apart.
     """
     if function is None:
         return None
@@ -84,22 +86,11 @@ def function_fingerprint(function: Callable[..., Any] | None) -> Any:
             "weights": arrays_digest(weights),
         }
     try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):  # such as one that was typed into a console
-        return _of_compiled(function)
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return {
-        "function": name,
-        "source": hashlib.sha256(source.encode()).hexdigest(),
-    }
-
-
-def _of_compiled(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
         return NumpyTeacher(function).fingerprint
     except ValueError as error:
         raise ValueError(
-            "A function without a source is known by what it is made of, and "
-            f"this one uses what can't be told apart. Received: {function!r}. "
-            "Define it with `def` in a file."
+            "A function is known by its bytecode and the values that it uses, "
+            "and this one uses what can't be told apart from another. "
+            f"Received: {function!r}. Let it use numbers, texts, arrays, "
+            "modules and other such functions, or pass a Keras layer."
         ) from error

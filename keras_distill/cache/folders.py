@@ -62,10 +62,9 @@ class LocalFolder(Folder):
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or `None` if there is no such file."""
-        try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        path = self.path / name
+        # Reading a pipe would wait for ever.
+        return path.read_bytes() if path.is_file() else None
 
     def create(self, name: str, data: bytes) -> None:
         """Write a file, unless it is there."""
@@ -90,13 +89,20 @@ class LocalFolder(Folder):
             _sync(partial)
             partial.rename(final)
         except OSError as error:
-            # Another process was faster, and may have swept up afterwards.
-            if not (final / MARKER).exists() or error.errno not in (
-                errno.ENOTEMPTY,
-                errno.EEXIST,
-                errno.ENOENT,
+            occupied = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if (final / MARKER).exists() and (
+                occupied or error.errno == errno.ENOENT
             ):
-                raise
+                return  # another process was faster; it may have swept up
+            if occupied:
+                raise OSError(
+                    error.errno,
+                    f"There are files in the place of shard '{name}', and no "
+                    f"'{MARKER}' among them. Remove the folder, and write "
+                    "again",
+                    str(final),
+                ) from error
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         _sync(final.parent)
@@ -107,6 +113,8 @@ class LocalFolder(Folder):
         top = self.path / "shards"
         shards = os.scandir(top) if top.is_dir() else ()
         for shard in shards:
+            if not (shard.is_dir() and _is_shard(shard.name)):
+                continue  # such as what a file browser leaves
             for file in os.scandir(shard.path):
                 name = f"shards/{shard.name}/{file.name}"
                 found[name] = file.stat().st_size
@@ -180,6 +188,7 @@ class RemoteFolder(Folder):
         names = {
             "shards/" + path.rpartition("/shards/")[2]: entry["size"]
             for path, entry in found.items()
+            if _is_shard(path.split("/")[-2])
         }
         return {
             name: size
@@ -221,6 +230,10 @@ def as_folder(path: Any, copy: Any = None) -> Folder:
     if isinstance(path, str) and "://" in path:
         return RemoteFolder(path, None if copy is None else pathlib.Path(copy))
     return LocalFolder(pathlib.Path(path))
+
+
+def _is_shard(name: str) -> bool:
+    return len(name) >= 6 and name.isdigit()
 
 
 def _write(path: pathlib.Path, data: bytes | memoryview) -> None:

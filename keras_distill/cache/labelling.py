@@ -23,6 +23,7 @@ from keras_distill.cache.plan import (
     Plan,
     StaleCacheError,
     as_plan,
+    check_shard,
     from_bytes,
     library_versions,
     shard_name,
@@ -127,6 +128,12 @@ class Labelling:
             _field(i, layer, tensor, chosen)
             for i, (layer, tensor) in enumerate(named)
         )
+        if any(0 in field.shape for field in fields):
+            raise ValueError(
+                "The teacher says nothing. Received: an output or layer of "
+                f"shape {next(f.shape for f in fields if 0 in f.shape)}. Leave "
+                "it out."
+            )
         bytes_per_row = sum(field.record.itemsize for field in fields)
         plan = Plan(
             size=self.source.size,
@@ -224,6 +231,8 @@ class Labelling:
 
     def _run(self, mine: Callable[[int], bool], verbose: str | int) -> None:
         done = self._done()
+        for shard in done:  # of this plan, before the teacher works for long
+            self._facts(shard)
         bar = keras.utils.Progbar(
             self.plan.shards or None,
             verbose=1 if verbose == "auto" else int(verbose),
@@ -274,7 +283,8 @@ class Labelling:
         """What the teacher says, checked, in the order of the fields."""
         size = len(keras.tree.flatten(inputs)[0])
         # A batch of another size would be compiled anew.
-        places = np.minimum(np.arange(self.plan.batch_size), size - 1)
+        wanted = min(self.plan.batch_size, self.source.size or size)
+        places = np.minimum(np.arange(max(wanted, size)), size - 1)
         whole = keras.tree.map_structure(lambda a: a[places], inputs)
         output, features = self.teacher.label(self._for_teacher(whole))
         leaves = structure_of(output)[1]
@@ -287,7 +297,7 @@ class Labelling:
             ],
             strict=True,
         ):
-            values = np.asarray(tensor)[:size]
+            values = _as_floats(field, np.asarray(tensor)[:size])
             if field.layer is None:
                 values = _as_logits(values, self.plan.probabilities)
             _check_tensor(field, values, size, first)
@@ -304,6 +314,7 @@ class Labelling:
             np.save(file, records, allow_pickle=False)
             files[field.file] = file.getbuffer()
         facts = {
+            "plan": self.plan.digest,
             "shard": filled.shard,
             "rows": filled.rows,
             "inputs": filled.inputs,
@@ -335,7 +346,9 @@ class Labelling:
 
     def _facts(self, shard: int) -> dict[str, Any]:
         name = f"{shard_name(shard)}/{MARKER}"
-        return from_bytes(self.folder.read(name) or b"", name)
+        facts = from_bytes(self.folder.read(name) or b"", name)
+        check_shard(self.plan, shard, facts)
+        return facts
 
     def finish(self) -> None:
         """Write the manifest, which makes it a cache.
@@ -461,8 +474,34 @@ def _as_logits(values: Array, activation: str | None) -> Array:
     return logs
 
 
+def _as_floats(field: Field, values: Array) -> Array:
+    """Numbers that float32 holds."""
+    name = _name(field)
+    if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":
+        raise TypeError(
+            "A teacher says numbers. Received: its "
+            f"{name} of dtype {values.dtype}. Convert it to float32."
+        )
+    with np.errstate(over="ignore"):
+        floats: Array = values.astype(np.float32)
+    if (
+        values.dtype.kind in "iu"
+        and (np.abs(values.astype(np.float64)) > 2**24).any()
+    ):
+        raise ValueError(
+            "Whole numbers are stored as floats, which hold them exactly up to "
+            f"16,777,216. Received: {values.dtype} up to {values.max()} in its "
+            f"{name}. Leave this output out."
+        )
+    return floats
+
+
+def _name(field: Field) -> str:
+    return "output" if field.layer is None else f"layer '{field.layer}'"
+
+
 def _check_tensor(field: Field, tensor: Array, size: int, first: int) -> None:
-    name = "output" if field.layer is None else f"layer '{field.layer}'"
+    name = _name(field)
     if tensor.shape != (size, *field.shape):
         raise ValueError(
             "A cache's records are all of one size. Received: the teacher's "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -104,6 +105,16 @@ class Plan:
         facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return {"format": FORMAT, **facts}
 
+    @property
+    def digest(self) -> str:
+        """What each shard says that it is of.
+
+        Without the size, which a stream's shards don't know.
+        """
+        facts = {**self.facts(), "size": None}
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
 
 def shard_name(shard: int) -> str:
     """Where a shard's files are."""
@@ -127,7 +138,13 @@ def from_bytes(data: bytes, name: str) -> dict[str, Any]:
     try:
         facts = json.loads(data)
         digest = facts.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise _damaged(name) from error
     if to_bytes(facts) != data or not isinstance(digest, str):
         raise _damaged(name)
@@ -136,23 +153,110 @@ def from_bytes(data: bytes, name: str) -> dict[str, Any]:
 
 
 def as_plan(facts: Any, name: str) -> Plan:
-    """The plan that these facts are of."""
+    """The plan that these facts are of, which anybody may have written.
+
+    Raises:
+        ValueError: If it is of another version.
+        DamagedCacheError: If it isn't one that a cache can have.
+    """
+    if not isinstance(facts, dict) or "format" not in facts:
+        raise _damaged(name)
+    if facts["format"] != FORMAT:
+        raise ValueError(
+            f"'{name}' has a format that this version doesn't know. "
+            f"Received: format={facts['format']!r}, known is {FORMAT}. Use the "
+            "keras_distill that wrote it, or label anew."
+        )
     try:
-        given = dict(facts)
-        version = given.pop("format")
-        if version != FORMAT:
-            raise ValueError(
-                f"'{name}' has a format that this version doesn't know. "
-                f"Received: format={version!r}, known is {FORMAT}. Use the "
-                "keras_distill that wrote it, or label anew."
-            )
+        given = {k: v for k, v in facts.items() if k != "format"}
         fields = tuple(
             Field(**{**field, "shape": tuple(field["shape"])})
             for field in given.pop("fields")
         )
-        return Plan(**given, fields=fields)
-    except (KeyError, TypeError) as error:
+        plan = Plan(**given, fields=fields)
+        sound = _is_sound(plan)
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise _damaged(name) from error
+    except ValueError as error:  # no such storage
+        raise _damaged(name) from error
+    if not sound:
+        raise _damaged(name)
+    return plan
+
+
+def _is_sound(plan: Plan) -> bool:
+    """Whether each entry is of its type and range."""
+    leaves = [i for i, field in enumerate(plan.fields) if field.layer is None]
+    numbers = (plan.epochs, plan.shard_rows, plan.batch_size)
+    return (
+        all(_is_count(number) for number in numbers)
+        and (plan.size is None or _is_count(plan.size))
+        and all(_is_sound_field(field) for field in plan.fields)
+        and bool(leaves)
+        and _leaves_of(plan.output) == leaves
+        and plan.probabilities in (None, "softmax", "sigmoid")
+        and isinstance(plan.teacher, dict)
+        and isinstance(plan.transfer_set, dict)
+        and isinstance(plan.versions, dict)
+        and isinstance(plan.preprocessing, (dict, type(None)))
+        and isinstance(plan.views, (dict, type(None)))
+    )
+
+
+def _is_sound_field(field: Field) -> bool:
+    # A path would lead out of the folder.
+    return (
+        re.fullmatch(r"(output|feature)_\d+\.npy", field.file) is not None
+        and isinstance(field.layer, (str, type(None)))
+        and all(_is_count(size) for size in field.shape)
+        and field.record.itemsize > 0
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _leaves_of(structure: Any) -> list[int]:
+    if type(structure) is int:
+        return [structure]
+    ((kind, parts),) = structure.items()
+    inner = {"dict": dict, "list": list, "tuple": list}[kind]
+    if not isinstance(parts, inner):
+        raise TypeError(kind)
+    values = parts.values() if isinstance(parts, dict) else parts
+    return [leaf for part in values for leaf in _leaves_of(part)]
+
+
+def check_shard(plan: Plan, shard: int, facts: Any) -> None:
+    """Raise unless facts are those of this shard of this plan.
+
+    Raises:
+        DamagedCacheError: If they aren't.
+    """
+    names = {field.file for field in plan.fields}
+    files = facts.get("files") if isinstance(facts, dict) else None
+    rows = plan.shard_range(shard) if plan.size else None
+    sound = (
+        isinstance(files, dict)
+        and set(files) == names
+        and all(isinstance(entry, dict) for entry in files.values())
+        and all(_is_count(entry.get("bytes")) for entry in files.values())
+        and all(isinstance(e.get("sha256"), str) for e in files.values())
+        and isinstance(facts.get("inputs"), str)
+    )
+    if not sound:
+        raise _damaged(shard_name(shard))
+    if facts.get("plan") != plan.digest or facts.get("shard") != shard:
+        raise DamagedCacheError(
+            f"'{shard_name(shard)}' isn't of this cache, or at another place. "
+            f"Received: shard {facts.get('shard')} of plan "
+            f"{str(facts.get('plan'))[:12]}, for shard {shard} of plan "
+            f"{plan.digest[:12]}. Remove 'manifest.json' and this folder, and "
+            "write again: what is missing is labelled."
+        )
+    if rows is not None and facts.get("rows") != len(rows):
+        raise _damaged(shard_name(shard))
 
 
 def _damaged(name: str) -> DamagedCacheError:

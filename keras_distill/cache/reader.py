@@ -49,6 +49,8 @@ class Reader:
 
     def read(self, field: Field, rows: Array) -> Array:
         """Records of these rows, in their order."""
+        if not len(rows):
+            return np.empty(0, field.record)
         shards, places = np.divmod(rows, self.plan.shard_rows)
         if (shards == shards[0]).all():
             return self._take(field, int(shards[0]), places)
@@ -82,17 +84,19 @@ class Reader:
     def _open(self, field: Field, name: str) -> np.memmap[Any, Any]:
         try:
             found = np.lib.format.open_memmap(self.folder.local(name), "r")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the header is parsed as Python
             raise DamagedCacheError(
                 f"A file of the cache can't be read. Received: '{name}': "
                 f"{error}. Remove the shard's folder and label again, which "
                 "writes what is missing."
             ) from error
-        if found.dtype != field.record or found.ndim != 1:
+        rows = len(self.plan.shard_range(int(name.split("/")[1])))
+        if found.dtype != field.record or found.shape != (rows,):
             raise DamagedCacheError(
                 "A file of the cache holds other records than its manifest "
-                f"says. Received: '{name}' of {found.dtype}, expected "
-                f"{field.record}. Label anew, into an empty folder."
+                f"says. Received: '{name}' of {found.shape} {found.dtype}, "
+                f"expected {(rows,)} {field.record}. Label anew, into an "
+                "empty folder."
             )
         return found
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_distill.cache.fingerprints import arrays_digest
-from keras_distill.cache.plan import Plan
+from keras_distill.cache.plan import Plan, StaleCacheError
 from keras_distill.cache.transfer_set import (
     TransferSet,
     as_transfer_set,
@@ -125,6 +125,15 @@ class StreamSource:
 
     def shards(self, plan: Plan) -> Iterator[tuple[int, Batches]]:
         """Each shard, of which each batch must be asked for."""
+        # Were it shuffled, its numbers would mean nothing.
+        known = plan.transfer_set
+        if "first_batch" in known and self.fingerprint != known:
+            raise StaleCacheError(
+                "The transfer set begins with other examples than before. "
+                "Received: a stream whose first batch has changed since it was "
+                "first looked at. Don't shuffle while labelling; label other "
+                "data into an empty folder."
+            )
         batches = _rebatched(batches_of(self.data), plan.batch_size)
         for shard in count():
             first = next(batches, None)

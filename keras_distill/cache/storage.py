@@ -17,7 +17,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 # At these inverse temperatures the weight of the classes that were left out
 # is stored; at 0 it is the logarithm of their number.
-INVERSE_TEMPERATURES = (1.0, 0.75, 0.5, 0.25, 0.125)
+INVERSE_TEMPERATURES = (1.0, 0.75, 0.5, 0.25, 0.125, 0.03125)
 
 
 class Storage(ABC):
@@ -51,6 +51,14 @@ class Storage(ABC):
         """What a batch holds in place of the teacher's output."""
 
 
+# The greatest numbers that don't become infinite.
+_LARGEST = {
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": float(np.array([0x7F7F0000], np.uint32).view(np.float32)[0]),
+}
+
+
 @dataclass(frozen=True)
 class Dense(Storage):
     """Every number, as `"float32"`, `"float16"` or `"bfloat16"`."""
@@ -74,17 +82,16 @@ class Dense(Storage):
     def encode(self, values: Array, shape: Shape, rows: Array) -> Array:
         """Round each number."""
         records = np.empty(len(values), self.record(shape))
-        if self.dtype == "bfloat16":
-            records["values"] = _to_bfloat16(values)
-            return records
-        largest = np.max(np.abs(values), initial=0.0)
-        if self.dtype == "float16" and largest > np.finfo(np.float16).max:
+        largest = float(np.max(np.abs(values), initial=0.0))
+        if largest > _LARGEST[self.dtype]:
             raise ValueError(
-                "A number of the teacher's is too large for float16. "
-                f"Received: {largest:.4g}; the largest is 65504. Pass "
-                "storage='bfloat16' or 'float32'."
+                f"A number of the teacher's is too large for {self.dtype}. "
+                f"Received: {largest:.4g}; the largest is "
+                f"{_LARGEST[self.dtype]:.6g}. Pass storage='bfloat16' or "
+                "'float32', or a finite number for what is masked."
             )
-        records["values"] = values
+        is_short = self.dtype == "bfloat16"
+        records["values"] = _to_bfloat16(values) if is_short else values
         return records
 
     def decode(self, records: Array, shape: Shape, temperature: float) -> Array:
@@ -125,6 +132,12 @@ class Scaled(Storage):
         wide = values.astype(np.float64)
         low = wide.min(axis=-1, keepdims=True)
         step = (wide.max(axis=-1, keepdims=True) - low) / 255
+        if (step * 255 > _LARGEST["float32"]).any():
+            raise ValueError(
+                "A row's numbers are too far apart for 256 steps. Received: "
+                f"{low.min():.4g} to {wide.max():.4g}. Pass storage='float32', "
+                "or a finite number for what is masked."
+            )
         records = np.empty(len(values), self.record(shape))
         records["low"], records["step"] = low, step
         steps = np.where(step > 0, step, 1)
@@ -174,8 +187,8 @@ class TopK(Storage):
 
     def encode(self, values: Array, shape: Shape, rows: Array) -> Array:
         """Keep the greatest, in falling order."""
-        kept = _greatest(values, self.k)
         wide = values.astype(np.float64)
+        kept = _greatest(wide, self.k)
         # One number for all classes changes nothing, and float16 has most of
         # its precision near 0.
         wide -= wide.max(axis=-1, keepdims=True)
@@ -318,7 +331,8 @@ def _log_sums(logs: Array) -> Array:
     eighth = np.exp((logs - top) / 8)  # products are cheaper than powers
     quarter = np.square(eighth)
     half = np.square(quarter)
-    powers = (np.square(half), half * quarter, half, quarter, eighth)
+    low = np.exp((logs - top) * INVERSE_TEMPERATURES[-1])
+    powers = (np.square(half), half * quarter, half, quarter, eighth, low)
     return np.stack(
         [
             top[..., 0] * inverse + np.log(power.sum(axis=-1))
@@ -331,9 +345,11 @@ def _log_sums(logs: Array) -> Array:
 def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
     """The logarithm of the others' weight at a temperature between stored ones.
 
-    As a function of the inverse temperature it is convex and smooth: the
-    polynomial through the stored points and the number of classes, which it
-    is at 0, is as good as exact.
+    As a function of the inverse temperature it is smooth: the polynomial
+    through the stored points, and the logarithm of the number of classes at 0,
+    is as good as exact for logits as networks give them. It is convex too, so
+    it lies between the chords of the stored points: where some classes are
+    masked, and the curve bends sharply, these keep it near.
     """
     if not temperature >= 1:
         raise ValueError(
@@ -341,13 +357,29 @@ def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
             f"temperatures from 1 upwards. Received: temperature={temperature}."
             " Store dense outputs for lower ones."
         )
-    points = (0.0, *INVERSE_TEMPERATURES)
+    points = np.array([0.0, *reversed(INVERSE_TEMPERATURES)])
+    wide = log_rest[..., ::-1].astype(np.float64)
+    known = np.full((*wide.shape[:-1], 1), math.log(others))
+    values = np.concatenate([known, wide], axis=-1)
     inverse = 1 / temperature
     weights = [
         math.prod((inverse - q) / (p - q) for q in points if q != p)
         for p in points
     ]
-    known = weights[0] * math.log(others)
-    between = log_rest.astype(np.float64) @ np.array(weights[1:])
-    result: Array = (between + known).astype(np.float32)
-    return result
+    place = min(int(np.searchsorted(points, inverse)), len(points) - 1)
+    upper = _line(points, values, place - 1, inverse)
+    lower = np.full_like(upper, -np.inf)
+    for neighbour in (place - 2, place):
+        if 0 <= neighbour < len(points) - 1:
+            chord = _line(points, values, neighbour, inverse)
+            lower = np.maximum(lower, chord)
+    # Rounding may let the bounds cross by a hair.
+    between = np.clip(values @ np.array(weights), lower, upper)
+    return np.asarray(between, np.float32)
+
+
+def _line(points: Array, values: Array, left: int, at: float) -> Array:
+    """The chord from a point to the next one, there or beyond."""
+    share = (at - points[left]) / (points[left + 1] - points[left])
+    left_part = (1 - share) * values[..., left]
+    return np.asarray(left_part + share * values[..., left + 1])

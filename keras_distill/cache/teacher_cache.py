@@ -21,6 +21,7 @@ from keras_distill.cache.plan import (
     Plan,
     StaleCacheError,
     as_plan,
+    check_shard,
     from_bytes,
     rebuild,
     shard_name,
@@ -48,7 +49,7 @@ class TeacherCache:
 
     - `"float32"`, `"float16"`, `"bfloat16"`: `4 C` and `2 C`.
     - `"uint8"`: `C + 8`; 256 steps between a row's smallest and largest.
-    - `"top-10"`: 60, or 80 above 65,536 classes: the greatest logits, and the
+    - `"top-10"`: 64, or 84 above 65,536 classes: the greatest logits, and the
       weight of all others at any temperature from 1 upwards. A batch holds
       `losses.SparseTargets`, for `losses.SparseSoftTargets`.
     - `"sampled-50"`, `"sampled-50@2.0"`: 100, or 200: classes drawn from the
@@ -86,8 +87,15 @@ class TeacherCache:
         self, folder: Folder, facts: dict[str, Any], data: Any, views: Any
     ) -> None:
         self.folder = folder
-        self.plan: Plan = as_plan(facts["plan"], "manifest.json")
-        self._shards = facts["shards"]
+        self.plan: Plan = as_plan(facts.get("plan"), "manifest.json")
+        shards = facts.get("shards")
+        if self.plan.size is None or not isinstance(shards, list):
+            raise _damaged("manifest.json")
+        if len(shards) != self.plan.shards:
+            raise _damaged("manifest.json")
+        for shard, entry in enumerate(shards):
+            check_shard(self.plan, shard, entry)
+        self._shards = shards
         self._reader = Reader(folder, self.plan)
         self._data: TransferSet | None = data
         self._views: Views | None = views
@@ -400,17 +408,22 @@ class TeacherCache:
                 "'plan.json' isn't the plan of this manifest. Received: "
                 "another plan. Label anew, into an empty folder."
             )
+        sizes = self.folder.sizes()
         for shard, facts in enumerate(self._shards):
-            self._verify_shard(shard, facts)
+            self._verify_shard(shard, facts, sizes)
         if transfer_set is not None:
             self._verify_inputs(transfer_set)
 
-    def _verify_shard(self, shard: int, facts: dict[str, Any]) -> None:
+    def _verify_shard(
+        self, shard: int, facts: dict[str, Any], sizes: dict[str, int]
+    ) -> None:
         name = f"{shard_name(shard)}/{MARKER}"
         if self.folder.read(name) != to_bytes(facts):
             raise _damaged(name)
         for file, expected in facts["files"].items():
             name = f"{shard_name(shard)}/{file}"
+            if sizes.get(name) != expected["bytes"]:
+                raise _damaged(name)
             data = self.folder.read(name) or b""
             if hashlib.sha256(data).hexdigest() != expected["sha256"]:
                 raise _damaged(name)
@@ -445,9 +458,11 @@ class TeacherCache:
 
     def _check_sizes(self) -> None:
         found = self.folder.sizes()
-        if len(self._shards) != self.plan.shards:
-            raise _damaged("manifest.json")
         for shard, facts in enumerate(self._shards):
+            # Shards that have changed places are of the same sizes.
+            name = f"{shard_name(shard)}/{MARKER}"
+            if name in found and self.folder.read(name) != to_bytes(facts):
+                raise _damaged(name)
             for file, expected in facts["files"].items():
                 name = f"{shard_name(shard)}/{file}"
                 if found.get(name) != expected["bytes"]:

@@ -143,7 +143,8 @@ class Views:
             images, or a `Sequential` of them. `None` for the example itself.
             A layer is called for one example at a time, which takes
             milliseconds; a function in NumPy takes microseconds. A layer's
-            views differ between backends, which is noticed.
+            views differ between backends, and a function is known by its
+            bytecode, which is that of a version of Python: both is noticed.
         epochs: How many views there are of each example. Longer training
             begins anew with the first.
         seed: A whole number.
@@ -267,17 +268,26 @@ class Views:
         mixing = None
         if self.mix is not None:
             mixing = {"kind": type(self.mix).__name__, **asdict(self.mix)}
+        once, again = self.sample(data), self.sample(data)
+        if once != again:
+            raise ValueError(
+                "These views can't be made again: made twice from the same "
+                f"seeds, they differ. Received: augment={self.augment!r}. Let "
+                "the seed be the only source of chance; some layers of Keras "
+                "have another."
+            )
         return {
             "augment": function_fingerprint(self.augment),
             "epochs": self.epochs,
             "seed": self.seed,
             "mix": mixing,
-            "sample": self.sample(data),
+            "sample": once,
         }
 
     def sample(self, data: TransferSet) -> list[float]:
         """A few numbers of a few views, to see whether they are the same."""
-        ids = np.unique(np.linspace(0, data.size - 1, 4).astype(np.int64))
+        count = 8 if isinstance(self.augment, keras.Layer) else 64
+        ids = np.unique(np.linspace(0, data.size - 1, count).astype(np.int64))
         views = keras.tree.flatten(self.make(data, ids, self.epochs - 1)[0])
         numbers = np.concatenate(
             [_spread(view.astype(np.float64)) for view in views]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -53,7 +54,9 @@ class FileTeacher(Teacher):
         self._fingerprint = {
             "kind": self.kind,
             "name": self.path.name,
-            "sha256": fingerprints.of_file(self.path),
+            "sha256": self._checksum(),
+            "input_names": _listed(input_names),
+            "output_names": _listed(output_names),
         }
 
     def label(self, inputs: Any) -> tuple[Any, dict[str, Array]]:
@@ -69,6 +72,9 @@ class FileTeacher(Teacher):
     def fingerprint(self) -> dict[str, Any]:
         """The file's name and checksum."""
         return self._fingerprint
+
+    def _checksum(self) -> str:
+        return fingerprints.of_file(self.path)
 
     @abc.abstractmethod
     def _inputs(self) -> Sequence[TensorInfo]:
@@ -106,3 +112,8 @@ class FileTeacher(Teacher):
                 f"{len(arrays)} arrays. Pass one for each."
             )
         return dict(zip(wanted, arrays, strict=True))
+
+
+def _listed(names: Any) -> Any:
+    """Names as JSON has them, in which there are no tuples."""
+    return json.loads(json.dumps(names))

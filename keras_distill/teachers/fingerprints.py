@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 # Of a saved model, what doesn't change its outputs.
-_WITHOUT_EFFECT = ("build_config", "compile_config", "trainable")
+_WITHOUT_EFFECT = ("build_config", "compile_config", "seed", "trainable")
 
 
 def of_keras(model: keras.Model) -> dict[str, Any]:
@@ -60,12 +60,22 @@ def _config(model: keras.Model) -> Any:
     try:
         config = keras.saving.serialize_keras_object(model)
     except NotImplementedError:  # a subclassed model without a config
-        config = [
-            (type(layer).__module__, type(layer).__qualname__)
-            for layer in (model, *model.layers)
-        ]
+        config = [_described(layer) for layer in (model, *model.layers)]
     # What was loaded has lists where what was built has tuples.
     return _with_effect(json.loads(json.dumps(config, default=repr)))
+
+
+def _described(layer: keras.Layer) -> Any:
+    """Class and plain attributes, of a layer without a configuration."""
+    plain = {
+        name: repr(value)
+        for name, value in vars(layer).items()
+        if not name.startswith("_")
+        and name not in ("name", "trainable", "built")
+        and isinstance(value, (bool, int, float, str, tuple))
+    }
+    kind = type(layer)
+    return [kind.__module__, kind.__qualname__, plain]
 
 
 def _with_effect(config: Any) -> Any:
@@ -74,7 +84,7 @@ def _with_effect(config: Any) -> Any:
         return {
             key: _with_effect(value)
             for key, value in config.items()
-            if key not in _WITHOUT_EFFECT
+            if key not in _WITHOUT_EFFECT and not key.endswith("_initializer")
         }
     if isinstance(config, list):
         return [_with_effect(value) for value in config]
@@ -111,7 +121,13 @@ def _is_counted(name: str, kind: Any) -> bool:
 
 def _renamed(config: Any, names: dict[str, str]) -> Any:
     if isinstance(config, dict):
-        return {key: _renamed(value, names) for key, value in config.items()}
+        # Elsewhere a text may be one by chance, such as "softmax".
+        return {
+            key: _renamed(value, names)
+            if key == "name" or not isinstance(value, str)
+            else value
+            for key, value in config.items()
+        }
     if isinstance(config, list):
         return [_renamed(value, names) for value in config]
     return names.get(config, config) if isinstance(config, str) else config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import types
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from keras_distill.teachers import fingerprints
 from keras_distill.teachers.base import Array, Teacher
 
 _VALUES = (bool, int, float, complex, str, bytes, type(None), type(...))
-_NAMED = (types.ModuleType, types.BuiltinFunctionType, type, np.ufunc)
+_NAMED = (types.ModuleType, types.BuiltinFunctionType, np.ufunc)
+# Not what inherits from an array and has more to it, such as a mask.
+_ARRAYS = (np.ndarray, *np.sctypeDict.values())
 _COMPOSED = (types.CodeType, tuple, list, dict, frozenset)
 
 
@@ -92,9 +95,9 @@ def _add(digest: Any, value: Any, function: Any, seen: set[int]) -> None:
         if id(value) not in seen:  # it may call itself
             seen.add(id(value))
             _add_function(digest, value, function, seen)
-    elif isinstance(value, _NAMED):
+    elif isinstance(value, _NAMED) or _is_library_type(value):
         digest.update(f"{value.__name__};".encode())
-    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+    elif type(value) in _ARRAYS and value.dtype != object:
         fingerprints.add_array(digest, np.asarray(value))
     elif isinstance(value, _COMPOSED):
         parts = _parts(value)
@@ -111,6 +114,14 @@ def _add(digest: Any, value: Any, function: Any, seen: set[int]) -> None:
             'function, fingerprint="v1")`, with another fingerprint for each '
             "version."
         )
+
+
+def _is_library_type(value: Any) -> bool:
+    """Whether it is a class that no user changes, such as `float`."""
+    return isinstance(value, type) and value.__module__.split(".")[0] in (
+        "builtins",
+        "numpy",
+    )
 
 
 def _parts(value: Any) -> Sequence[Any]:
@@ -138,4 +149,10 @@ def _add_function(
 def _names(code: types.CodeType) -> set[str]:
     """Names that a function and those inside it may take from its module."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+    # `co_names` has attributes as well.
+    mine = {
+        instruction.argval
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    return mine.union(*map(_names, inner))

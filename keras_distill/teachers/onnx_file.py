@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from keras_distill.export.format_runners import in_chunks
 from keras_distill.export.signature import TensorInfo
+from keras_distill.teachers import fingerprints
 from keras_distill.teachers.base import Array
 from keras_distill.teachers.files import FileTeacher
 from keras_distill.teachers.packages import require_package
@@ -48,6 +50,26 @@ class OnnxFile(FileTeacher):
         super().__init__(path, probabilities, input_names, output_names)
         self._session: Any = None
         self._open()
+
+    def _checksum(self) -> str:
+        """Of the file, and of the files beside it that hold its weights."""
+        names = [super()._checksum()]
+        if b"location" in self.path.read_bytes():  # of external data
+            require_package("onnx", "ONNX with weights in other files", "onnx")
+            import onnx
+
+            model = onnx.load(str(self.path), load_external_data=False)
+            files = {
+                entry.value
+                for tensor in model.graph.initializer
+                for entry in tensor.external_data
+                if entry.key == "location"
+            }
+            names += [
+                fingerprints.of_file(self.path.parent / file)
+                for file in sorted(files)
+            ]
+        return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def close(self) -> None:
         """Let go of the session."""

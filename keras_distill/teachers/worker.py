@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -29,10 +28,15 @@ def main() -> None:
     # What libraries print isn't an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # And what they read isn't a question.
+    questions = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     label: _Label | None = None
     while True:
         try:
-            message = messages.read(sys.stdin.buffer)
+            message = messages.read(questions)
         except EOFError:
             return
         try:

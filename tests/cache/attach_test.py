@@ -129,7 +129,7 @@ def check(batches):
 
 def once(data):
     if isinstance(data, keras.utils.PyDataset):
-        return [data[i] for i in range(len(data))]
+        return [data[i] for i in range(data.num_batches)]
     return list(data)
 
 
@@ -289,6 +289,13 @@ def test_a_stream_in_another_order_is_noticed(tmp_path):
             **arguments,
             verbose=0,
         )
+
+
+def test_a_stream_that_is_shuffled_is_noticed(tmp_path):
+    data, _ = stream()
+    shuffled = data.unbatch().shuffle(45, seed=1).batch(7)
+    with pytest.raises(kd.cache.StaleCacheError, match="Don't shuffle"):
+        kd.TeacherCache.write(tmp_path, dense(), shuffled, verbose=0)
 
 
 def test_what_is_used_up_by_reading_is_refused(tmp_path):

@@ -55,8 +55,7 @@ def content(folder):
     folder = pathlib.Path(folder) / "cache"
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
+        for path in folder.rglob("*.npy")
     }
 
 
@@ -67,8 +66,5 @@ def test_an_actor_that_dies_loses_nothing(tmp_path, cluster):
     job = maker(tmp_path / "b")()
     job.run(verbose=0)
     job.finish()
-    found, undisturbed = content(tmp_path / "a"), content(tmp_path / "b")
-    for files in (found, undisturbed):  # the backends differ
-        del files["plan.json"], files["manifest.json"]
-    assert found == undisturbed
+    assert content(tmp_path / "a") == content(tmp_path / "b")
     kd.TeacherCache.open(tmp_path / "a/cache").verify()

@@ -196,6 +196,42 @@ def test_every_example_keeps_its_record_in_any_order(tmp_path_factory, workers):
     assert resumed == orders[2]
 
 
+def test_a_resumed_training_sees_the_same_orders(tmp_path):
+    """Whatever Keras looks at before the first epoch."""
+    x = np.arange(24, dtype="float32")[:, None]
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    cache = write(tmp_path, model, x)
+
+    def losses(epoch, epochs):
+        student = mlp_of_one()
+        student.layers[0].kernel.assign([[0.5]])
+        distiller = kd.Distiller(
+            cache.teacher, student, losses=kd.losses.LogitMatching()
+        )
+        distiller.compile(keras.optimizers.SGD(0.0))
+        seen = []
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda i, logs: seen.append(logs["loss"])
+        )
+        distiller.fit(
+            cache.batches(4, shuffle=True, epoch=epoch),
+            initial_epoch=epoch,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[watch],
+        )
+        return seen
+
+    whole = losses(0, 4)
+    assert len(set(whole)) > 20
+    np.testing.assert_allclose(losses(2, 4), whole[12:], rtol=1e-6)
+
+
+def mlp_of_one():
+    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+
 class _Ids(keras.losses.Loss):
     """Zero if inputs, labels and teacher speak of the same example."""
 

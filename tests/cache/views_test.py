@@ -1,5 +1,7 @@
 """A view is made again exactly, from the numbers of epoch and example."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -187,17 +189,60 @@ def test_a_function_typed_into_a_console_is_known(tmp_path):
 
 
 def test_views_with_another_source_of_chance_are_refused(tmp_path):
-    shift = [0.0]
+    settings = types.ModuleType("settings")
+    settings.shift = 0.0
 
     def secretly(image, seed):
-        return image + shift[0]
+        return image + settings.shift
 
     teacher, data = cnn(4), images(12)
     views = kd.Views(secretly)
     kd.TeacherCache.write(tmp_path, teacher, data, views=views, verbose=0)
-    shift[0] = 0.5
+    settings.shift = 0.5
     with pytest.raises(StaleCacheError, match="aren't those that the teacher"):
         kd.TeacherCache.open(tmp_path, data, views=views)
+
+
+def test_views_that_cannot_be_made_again_are_refused_at_once(tmp_path):
+    random = types.ModuleType("random")
+    random.generator = np.random.default_rng()
+
+    def by_chance(image, seed):
+        return image + random.generator.normal()
+
+    with pytest.raises(ValueError, match="can't be made again"):
+        kd.TeacherCache.write(
+            tmp_path / "cache", cnn(4), images(12), views=kd.Views(by_chance)
+        )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_function_uses_tells_it_from_others(tmp_path):
+    def shifted(by):
+        return lambda image, seed: image + by
+
+    teacher, data = cnn(4), images(12)
+    kd.TeacherCache.write(
+        tmp_path, teacher, data, views=kd.Views(shifted(0.0)), verbose=0
+    )
+    with pytest.raises(StaleCacheError, match="of another views"):
+        kd.TeacherCache.open(tmp_path, data, views=kd.Views(shifted(1e-3)))
+    thing = object()
+    views = kd.Views(lambda image, seed: image if thing else -image)
+    with pytest.raises(ValueError, match="can't be told apart"):
+        views.facts(TransferSet(np.zeros((3, 2))))
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((12, 2)), np.array(["a"] * 12), np.full(12, 3)]
+)
+def test_labels_that_cannot_be_mixed_are_refused(tmp_path, labels):
+    x, _ = images(12)
+    cache = kd.TeacherCache.write(
+        tmp_path, cnn(4), (x, labels), views=kd.Views(mix=MixUp()), verbose=0
+    )
+    with pytest.raises(ValueError, match="Labels are mixed as one-hot rows"):
+        cache.batches(4)[0]
 
 
 @pytest.mark.parametrize(
