@@ -20,7 +20,7 @@ def check_models(teacher: Any, student: Any) -> None:
             raise TypeError(
                 f"The {who} must be a keras.Model. Received: {who}={model!r} "
                 f"of type {type(model).__name__}. Arguments come in the order "
-                "teacher, student."
+                "teacher, student; of a TeacherCache, pass cache.teacher."
             )
         if not model.built:
             raise ValueError(

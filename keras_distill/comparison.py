@@ -112,10 +112,12 @@ def compare(
         for name, loss in zip(_unique_names(losses), losses, strict=True)
     ]
     student_specs = seen_student.specs()
-    teacher_specs = seen_teacher.specs() if seen_teacher else stored
+    teacher_specs = seen_teacher.specs() if seen_teacher else None
+    if stored is not None:
+        teacher_specs = stored.output, stored.features
     for comparison in comparisons:
         if isinstance(comparison.loss, LogitLoss):
-            _detect_probabilities(comparison, teacher, student)
+            _detect_probabilities(comparison, teacher or stored, student)
         loss = comparison.loss
         sides = [
             ("teacher", teacher, loss.teacher_layer_name, teacher_specs),
@@ -214,7 +216,9 @@ def _unique_names(losses: list[DistillationLoss]) -> list[str]:
 
 
 def _detect_probabilities(
-    comparison: Comparison, teacher: keras.Model | None, student: keras.Model
+    comparison: Comparison,
+    teacher: keras.Model | StoredTeacher | None,
+    student: keras.Model,
 ) -> None:
     loss = comparison.loss
     assert isinstance(loss, LogitLoss)
@@ -222,22 +226,25 @@ def _detect_probabilities(
         ("teacher", teacher, loss.teacher_layer_name),
         ("student", student, loss.student_layer_name),
     ):
-        found = None if model is None else final_activation(model, name)
+        found = _activation(model, name)
         if model is None or found is None:
             continue
+        called = (
+            "of a cache" if isinstance(model, StoredTeacher) else model.name
+        )
         if found != loss.activation:
             other = "BinarySoftTargets" if found == "sigmoid" else "SoftTargets"
             raise ValueError(
                 f"{type(loss).__name__} compares what a {loss.activation} "
                 f"turns into probabilities, but the {who} ends in a {found}. "
-                f"Received: {who}='{model.name}'. Use a loss made for it, such "
+                f"Received: {who}='{called}'. Use a loss made for it, such "
                 f"as {other}."
             )
         if who == "teacher" and loss.from_logits:
             raise ValueError(
                 f"The teacher ends in a {found}: it gives probabilities, not "
                 f"logits. Received: from_logits=True for "
-                f"teacher='{model.name}'. Pass from_logits=False."
+                f"teacher='{called}'. Pass from_logits=False."
             )
         if who == "student":
             comparison.student_is_probability = True
@@ -256,6 +263,16 @@ def _check_data_format(loss: FeatureLoss, who: str, model: keras.Model) -> None:
             f"'{found.pop()}'. Pass its format to the loss; two models of "
             "different formats can't be compared by their feature maps."
         )
+
+
+def _activation(
+    model: keras.Model | StoredTeacher | None, name: LayerName
+) -> str | None:
+    """What an output went through, as far as it is known."""
+    if isinstance(model, StoredTeacher):
+        hidden = isinstance(name, str) and name in model.features
+        return None if hidden else model.activation
+    return None if model is None else final_activation(model, name)
 
 
 def _fit_shapes(

@@ -485,7 +485,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             raise ValueError(
                 "This distiller has no teacher to ask: it was made, or saved, "
                 "without one. Received: a batch without the teacher's outputs. "
-                "Feed TransferBatch, or make a Distiller with the teacher and "
+                "Feed cache.batches or cache.attach of a TeacherCache, or "
+                "TransferBatch; or make a Distiller with the teacher and "
                 "load_weights into it."
             )
         values = []

@@ -71,6 +71,8 @@ class StoredTeacher(NamedTuple):
     Attributes:
         output: The structure of the teacher's output, of `keras.KerasTensor`.
         features: The same for each hidden layer that was stored, by name.
+        activation: `"softmax"` or `"sigmoid"` if the output is what that
+            returns; `None` for logits.
 
     Example:
         >>> import keras, keras_distill as kd
@@ -83,6 +85,7 @@ class StoredTeacher(NamedTuple):
 
     output: Any
     features: dict[str, Any] = {}  # noqa: RUF012 (never mutated)
+    activation: str | None = None
 
 
 class FeatureExtractor:

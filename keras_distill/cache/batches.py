@@ -28,8 +28,9 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
     Attributes:
         epoch: The epoch that comes next, or is going on. Set it, or pass it
             to `TeacherCache.batches`, where an interrupted training goes on.
-        temperature: For which stored targets of few classes are made. A
-            callback may set it between epochs, together with the loss's.
+        temperature: For which stored targets of few classes are made; `None`
+            for 1, or what they were drawn at. A callback may set it between
+            epochs, together with the loss's.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
         shuffle: bool,
         seed: int,
         epoch: int,
-        temperature: float,
+        temperature: float | None,
         as_logits: bool,
         workers: int,
     ) -> None:

@@ -60,6 +60,10 @@ class LocalFolder(Folder):
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
+
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or `None` if there is no such file."""
         path = self.path / name
@@ -158,6 +162,11 @@ class RemoteFolder(Folder):
             ) from error
         self.files, self.root = fsspec.core.url_to_fs(url)
         self._copy = copy
+        self._url = url
+
+    def __str__(self) -> str:
+        """The URL."""
+        return self._url
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or `None` if there is no such file."""

@@ -109,6 +109,11 @@ class Labelling:
         runtime: str = "keras",
     ) -> None:
         _check_rows(batch_size, shard_rows)
+        if isinstance(layers, str):
+            raise TypeError(
+                "Layers come as a list of names. Received: "
+                f"layers={layers!r}. Pass [{layers!r}]."
+            )
         self.folder: Folder = as_folder(folder)
         self.source = as_source(transfer_set, views)
         self.teacher_inputs = teacher_inputs

@@ -46,6 +46,14 @@ class Storage(ABC):
                 drawn at random derives.
         """
 
+    def check_temperature(self, temperature: float) -> None:
+        """Raise unless targets can be made for that temperature."""
+        raise ValueError(
+            "Outputs that are stored densely are of any temperature: it is the "
+            f"loss's alone. Received: temperature={temperature} for "
+            f"storage='{self.name}'. Leave it out."
+        )
+
     @abstractmethod
     def decode(self, records: Array, shape: Shape, temperature: float) -> Any:
         """What a batch holds in place of the teacher's output."""
@@ -201,10 +209,20 @@ class TopK(Storage):
         records["log_rest"] = _log_sums(wide)
         return records
 
+    def check_temperature(self, temperature: float) -> None:
+        """Raise below 1."""
+        if not temperature >= 1:
+            raise ValueError(
+                "The weight of the classes that were left out is stored for "
+                "temperatures from 1 upwards. Received: temperature="
+                f"{temperature}. Store dense outputs for lower ones."
+            )
+
     def decode(
         self, records: Array, shape: Shape, temperature: float
     ) -> SparseTargets:
         """Targets for that temperature."""
+        self.check_temperature(temperature)
         rest = _at_temperature(
             records["log_rest"], shape[-1] - self.k, temperature
         )
@@ -252,16 +270,20 @@ class Sampled(Storage):
             record["classes"] = np.reshape(found, record["classes"].shape)
         return records
 
-    def decode(
-        self, records: Array, shape: Shape, temperature: float
-    ) -> SampledTargets:
-        """Targets, all of the same weight."""
+    def check_temperature(self, temperature: float) -> None:
+        """Raise for another one than classes were drawn at."""
         if temperature != self.temperature:
             raise ValueError(
                 "Classes were drawn at one temperature, for which alone they "
                 f"hold. Received: temperature={temperature}, stored at "
                 f"{self.temperature}. Pass temperature={self.temperature}."
             )
+
+    def decode(
+        self, records: Array, shape: Shape, temperature: float
+    ) -> SampledTargets:
+        """Targets, all of the same weight."""
+        self.check_temperature(temperature)
         classes = records["classes"].astype(np.int32)
         weights = np.full(classes.shape, 1 / self.samples, np.float32)
         return SampledTargets(classes, weights)
@@ -351,12 +373,6 @@ def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
     it lies between the chords of the stored points: where some classes are
     masked, and the curve bends sharply, these keep it near.
     """
-    if not temperature >= 1:
-        raise ValueError(
-            "The weight of the classes that were left out is stored for "
-            f"temperatures from 1 upwards. Received: temperature={temperature}."
-            " Store dense outputs for lower ones."
-        )
     points = np.array([0.0, *reversed(INVERSE_TEMPERATURES)])
     wide = log_rest[..., ::-1].astype(np.float64)
     known = np.full((*wide.shape[:-1], 1), math.log(others))

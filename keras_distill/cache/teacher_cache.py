@@ -256,7 +256,12 @@ class TeacherCache:
         ]
         pairs = zip(self.plan.fields, tensors, strict=True)
         features = {f.layer: t for f, t in pairs if f.layer is not None}
-        return StoredTeacher(rebuild(self.plan.output, tensors), features)
+        few = isinstance(self.plan.fields[0].stored, (Sampled, TopK))
+        return StoredTeacher(
+            rebuild(self.plan.output, tensors),
+            features,
+            None if few else self.plan.probabilities,
+        )
 
     def __repr__(self) -> str:
         """What it is, in a line."""
@@ -289,9 +294,10 @@ class TeacherCache:
             temperature: For stored targets of few classes: that of the loss.
                 Default 1, or what classes were drawn at.
             as_logits: For a teacher that ends in a softmax or in sigmoids:
-                True for logits, which a `Distiller(None, student)` expects;
-                False for what the teacher returns, which a distiller that
-                holds it expects.
+                False for what the teacher returns, which
+                `Distiller(cache.teacher, student)` expects, and a distiller
+                that holds the teacher; True for logits, which
+                `Distiller(None, student)` expects.
             workers: As in `keras.utils.PyDataset`.
 
         Raises:
@@ -310,6 +316,7 @@ class TeacherCache:
                 "A batch holds at least one example. Received: "
                 f"batch_size={batch_size!r}."
             )
+        self._temperature(temperature)  # is checked now
         return CachedBatches(
             self,
             self._data,
@@ -318,7 +325,7 @@ class TeacherCache:
             shuffle,
             seed,
             epoch,
-            self._temperature(temperature),
+            temperature,
             self._logits_wanted(as_logits),
             workers,
         )
@@ -347,10 +354,11 @@ class TeacherCache:
         Raises:
             TypeError: If it is another kind of pipeline.
         """
+        self._temperature(temperature)  # is checked now
         read = partial(
             self.read,
             epoch=epoch,
-            temperature=self._temperature(temperature),
+            temperature=temperature,
             as_logits=self._logits_wanted(as_logits),
         )
         return attach(self, data, read)
@@ -506,7 +514,9 @@ class TeacherCache:
         stored = self.plan.views
         if (views is None) != (stored is None):
             raise StaleCacheError(
-                "The cache is of augmented views, which have to be made again."
+                "The cache is of augmented views, which have to be made again. "
+                "Received: views=None. Pass the `Views` that it was written "
+                "with."
                 if views is None
                 else "The cache is of the examples themselves. Received: views."
             )
@@ -539,9 +549,10 @@ class TeacherCache:
             )
 
     def _temperature(self, temperature: float | None) -> float:
-        if temperature is not None:
-            return float(temperature)
         storage = self.plan.fields[0].stored
+        if temperature is not None:
+            storage.check_temperature(temperature)
+            return float(temperature)
         return storage.temperature if isinstance(storage, Sampled) else 1.0
 
     def _logits_wanted(self, as_logits: bool | None) -> bool:
@@ -552,9 +563,9 @@ class TeacherCache:
         if as_logits is None:
             raise ValueError(
                 f"The teacher ends in a {activation}, and there are two ways "
-                "to distil from it. Received: as_logits=None. Pass True for "
-                "Distiller(None, student), False for a distiller that holds "
-                "the teacher."
+                "to distil from it. Received: as_logits=None. Pass False for "
+                "Distiller(cache.teacher, student), or one that holds the "
+                "teacher; True for Distiller(None, student)."
             )
         return as_logits
 
@@ -589,12 +600,13 @@ def _probabilities(logits: Array, activation: str | None) -> Array:
 def _not_there(folder: Folder) -> str:
     if folder.read("plan.json") is None:
         return (
-            "There is no cache in this folder. Received: no 'manifest.json'. "
-            "Write it with TeacherCache.write."
+            f"There is no cache in '{folder}'. Received: a folder without "
+            "'manifest.json'. Write it with TeacherCache.write."
         )
     return (
         "The cache isn't complete: labelling was interrupted, or goes on. "
-        f"Received: {len(folder.sizes())} files and no 'manifest.json'. Give "
+        f"Received: '{folder}' of {len(folder.sizes())} files and no "
+        "'manifest.json'. Give "
         "the command again that wrote it, which does what is missing."
     )
 

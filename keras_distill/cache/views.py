@@ -148,8 +148,9 @@ class Views:
         epochs: How many views there are of each example. Longer training
             begins anew with the first.
         seed: A whole number.
-        mix: `MixUp()`, `CutMix()`, or `None`. The partner is drawn from all
-            examples, and is the view of its own in that epoch.
+        mix: `MixUp()`, `CutMix()`, or `None`. Labels become one-hot rows, for
+            a loss that takes such (`HardLabels` does). The partner is drawn
+            from all examples, and is the view of its own in that epoch.
 
     Raises:
         ValueError: If `epochs` is below 1.
@@ -188,6 +189,11 @@ class Views:
             raise TypeError(
                 "Views are made by a Keras layer or by a function of (example, "
                 f"seed). Received: augment={augment!r}."
+            )
+        if mix is not None and not isinstance(mix, Mixing):
+            raise TypeError(
+                "Examples are mixed by MixUp() or CutMix(). Received: "
+                f"mix={mix!r}. Pass kd.cache.MixUp()."
             )
         self.augment = augment
         self.epochs = epochs

@@ -369,11 +369,36 @@ def test_probabilities_are_stored_as_logits(tmp_path, data):
         kd.Distiller(first, mlp()).fit(
             cache.batches(45, as_logits=logits), verbose=0, shuffle=False
         )
-        for first, logits in ((ends, False), (None, True))
+        for first, logits in (
+            (ends, False),
+            (None, True),
+            (cache.teacher, False),
+        )
     ]
-    np.testing.assert_allclose(
-        losses[0].history["loss"], losses[1].history["loss"], rtol=1e-4
-    )
+    for other in losses[1:]:
+        np.testing.assert_allclose(
+            losses[0].history["loss"], other.history["loss"], rtol=1e-4
+        )
+    with pytest.raises(ValueError, match="from_logits=False"):
+        kd.Distiller(
+            cache.teacher, mlp(), kd.losses.SoftTargets(from_logits=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("storage", "temperature"),
+    [("float16", 4.0), ("top-2", 0.5), ("sampled-5", 2.0)],
+)
+def test_a_temperature_that_is_not_stored_is_refused_at_once(
+    tmp_path, teacher, data, storage, temperature
+):
+    cache = write(tmp_path, teacher, data, storage=storage)
+    for ask in (cache.batches, cache.read):
+        with pytest.raises(ValueError, match="Received: temperature="):
+            ask(
+                np.array([1]) if ask == cache.read else 5,
+                temperature=temperature,
+            )
 
 
 def test_sparse_targets_reach_the_loss(tmp_path, teacher, data):
@@ -464,7 +489,7 @@ def test_processes_share_the_shards(tmp_path, teacher, data):
 
 
 def test_no_cache_is_not_opened(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no cache in this folder"):
+    with pytest.raises(FileNotFoundError, match=r"no cache in .*nowhere"):
         kd.TeacherCache.open(tmp_path / "nowhere")
 
 
@@ -593,13 +618,14 @@ def test_nan_is_refused(tmp_path, data):
         ({"batch_size": 0}, "batch_size=0"),
         ({"shard_rows": 12}, "multiple of the batch size"),
         ({"layers": ["relo"]}, "Did you mean"),
+        ({"layers": "relu"}, r"Pass \['relu'\]"),
         ({"probabilities": "yes"}, "probabilities='yes'"),
     ],
 )
 def test_wrong_arguments_leave_nothing_behind(
     tmp_path, teacher, data, arguments, message
 ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         write(tmp_path / "cache", teacher, data, **arguments)
     assert not (tmp_path / "cache").exists()
 

@@ -250,6 +250,7 @@ def test_labels_that_cannot_be_mixed_are_refused(tmp_path, labels):
     [
         (lambda: kd.Views(epochs=0), "epochs=0"),
         (lambda: kd.Views(augment=3), "augment=3"),
+        (lambda: kd.Views(mix="mixup"), r"MixUp\(\)"),
         (lambda: MixUp(0.0), r"alpha=0\.0"),
     ],
 )
