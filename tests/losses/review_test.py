@@ -125,8 +125,8 @@ def test_resizes_to_the_nearest(before, height, width):
     )
 
 
-TEACHERS = [(3, 6, 6, 4), (3, 3, 4, 5), (3, 2, 2, 2)]
-STUDENTS = [(3, 5, 6, 2), (3, 3, 2, 3), (3, 2, 2, 4)]
+TEACHERS = [(2, 4, 4, 4), (2, 3, 4, 5), (2, 2, 2, 2)]
+STUDENTS = [(2, 5, 4, 2), (2, 3, 2, 3), (2, 2, 2, 4)]
 NAMES = ["a", "b", "c"]
 
 
