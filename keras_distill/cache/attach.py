@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,7 @@ def _is_a(data: Any, module: str, kind: str) -> bool:
     found = sys.modules.get(module)
     if found is None:
         return False
-    owner: Any = found
-    for part in kind.split("."):
-        owner = getattr(owner, part)
-    return isinstance(data, owner)
+    return isinstance(data, operator.attrgetter(kind)(found))
 
 
 class _Attached(keras.utils.PyDataset):  # type: ignore[misc]

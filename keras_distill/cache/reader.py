@@ -40,12 +40,9 @@ class Reader:
         self._maps: OrderedDict[str, np.memmap[Any, Any]] = OrderedDict()
         self._touched = 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which opens the files itself."""
-        return {"folder": self.folder, "plan": self.plan}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        return Reader, (self.folder, self.plan)
 
     def read(self, field: Field, rows: Array) -> Array:
         """Records of these rows, in their order."""

@@ -242,22 +242,22 @@ class Views:
 
     def _plain(self, data: TransferSet, ids: Array, epoch: int) -> Any:
         examples = data.inputs(ids)
-        if self.augment is None:
+        augment = self.augment
+        if augment is None:
             return examples
         seeds = self._seeds(ids, epoch)
         views = [
-            self._view(_row(examples, i), int(seed))
+            self._view(augment, _row(examples, i), int(seed))
             for i, seed in enumerate(seeds)
         ]
         return keras.tree.map_structure(lambda *rows: np.stack(rows), *views)
 
-    def _view(self, example: Any, seed: int) -> Any:
-        if not isinstance(self.augment, keras.Layer):
-            assert self.augment is not None
-            return self.augment(example, seed)
+    def _view(self, augment: Augment, example: Any, seed: int) -> Any:
+        if not isinstance(augment, keras.Layer):
+            return augment(example, seed)
         batch = keras.tree.map_structure(lambda a: a[None], example)
-        with self._lock, _seeded(self.augment, seed):
-            view = self.augment(batch, training=True)
+        with self._lock, _seeded(augment, seed):
+            view = augment(batch, training=True)
         return keras.tree.map_structure(
             lambda a: keras.ops.convert_to_numpy(a)[0], view
         )

@@ -86,7 +86,9 @@ def loader(workers=0):
 
 
 def grain_dataset():
-    grain = pytest.importorskip("grain")
+    grain = pytest.importorskip(
+        "grain", reason="grain is one of the test extra"
+    )
     data = grain.MapDataset.source(Examples()).shuffle(seed=1)
 
     def stacked(rows):

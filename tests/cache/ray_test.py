@@ -10,7 +10,7 @@ from support import only_on
 
 import keras_distill as kd
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="ray is one of the test extra")
 pytestmark = only_on("torch")
 
 

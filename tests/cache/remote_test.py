@@ -9,7 +9,7 @@ from support import cnn, images, only_on
 import keras_distill as kd
 from keras_distill.cache import DamagedCacheError
 
-fsspec = pytest.importorskip("fsspec")
+fsspec = pytest.importorskip("fsspec", reason="fsspec is one of the test extra")
 pytestmark = only_on("torch")
 ARGUMENTS = {"batch_size": 8, "shard_rows": 16}
 

@@ -420,7 +420,8 @@ def test_sparse_targets_reach_the_loss(tmp_path, teacher, data):
     np.testing.assert_allclose(
         histories[0]["sparse_soft_targets_loss"],
         histories[1]["sparse_soft_targets_loss"],
-        rtol=1e-2,
+        # The stored logits are float16.
+        rtol=1e-3,
     )
 
 
