@@ -149,16 +149,16 @@ CUSTOM = """
 def test_dicts_images_of_bytes_and_custom_layers_of_a_module(
     tmp_path, monkeypatch
 ):
-    (tmp_path / "my_layers.py").write_text(textwrap.dedent(CUSTOM))
+    (tmp_path / "student_layers.py").write_text(textwrap.dedent(CUSTOM))
     monkeypatch.syspath_prepend(tmp_path)
-    import my_layers
+    import student_layers
 
     image = keras.Input((8, 8, 3), dtype="uint8", name="image")
     # Names that an argument of NumPy's or a Python keyword has, too.
     file = keras.Input((5,), name="file")
-    x = layers.Flatten()(my_layers.Scale(0.1)(layers.Rescaling(1.0)(image)))
+    x = layers.Flatten()(student_layers.Scale(0.1)(layers.Rescaling(1.0)(image)))
     x = layers.Concatenate()([layers.Dense(4)(x), file])
-    head = my_layers.Head(units=3)({"file": x})
+    head = student_layers.Head(units=3)({"file": x})
     student = keras.Model(
         {"image": image, "file": file}, {"class": head["scores"], "file": x}
     )

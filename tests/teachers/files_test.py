@@ -103,19 +103,19 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
 @only_on("jax")
 def test_custom_layers_are_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_layers.py").write_text(
+    (tmp_path / "teacher_layers.py").write_text(
         "import keras\n"
         "@keras.saving.register_keras_serializable()\n"
         "class Double(keras.Layer):\n"
         "    def call(self, x):\n        return 2 * x\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import my_layers
+    import teacher_layers
 
-    model = keras.Sequential([keras.Input((3,)), my_layers.Double()])
+    model = keras.Sequential([keras.Input((3,)), teacher_layers.Double()])
     model.save(tmp_path / "teacher.keras")
     path = tmp_path / "teacher.keras"
-    with KerasFile(path, "jax", imports=["my_layers"]) as labeller:
+    with KerasFile(path, "jax", imports=["teacher_layers"]) as labeller:
         output, _ = labeller.label(np.ones((2, 3)))
     np.testing.assert_array_equal(output, np.full((2, 3), 2))
 
