@@ -295,11 +295,15 @@ def check_inputs(model: keras.Model, inputs: Any) -> None:
     graph = _symbolic(model, "input")
     if graph is None:
         return
-    for spec, value in zip(
-        keras.tree.flatten(graph),
-        keras.tree.flatten(select_inputs(model, inputs)),
-        strict=False,
-    ):
+    specs = keras.tree.flatten(graph)
+    values = keras.tree.flatten(select_inputs(model, inputs))
+    if len(specs) != len(values):
+        raise ValueError(
+            f"Teacher '{model.name}' can't take the batch's inputs. Received: "
+            f"{len(values)} arrays where it has {len(specs)} inputs. Data come "
+            "as a tuple (inputs, labels); several inputs as a list or a dict."
+        )
+    for spec, value in zip(specs, values, strict=True):
         dtype = keras.backend.standardize_dtype(value.dtype)
         wrong = [
             f"a size of {given} instead of {wanted}"

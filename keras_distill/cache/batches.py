@@ -28,9 +28,8 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
     Attributes:
         epoch: The epoch that comes next, or is going on. Set it, or pass it
             to `TeacherCache.batches`, where an interrupted training goes on.
-        temperature: For which stored targets of few classes are made; `None`
-            for 1, or what they were drawn at. A callback may set it between
-            epochs, together with the loss's.
+        temperature: For which stored targets of few classes are made. A
+            callback may set it between epochs, together with the loss's.
     """
 
     def __init__(
@@ -57,6 +56,12 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.temperature = temperature
         self.as_logits = as_logits
         self._order: tuple[int, Array] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"CachedBatches({len(self)} batches of {self.batch_size}, epoch "
+            f"{self.epoch}{', shuffled' * self.shuffle}, of {self.cache})"
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch, the last one as large as it comes."""

@@ -19,6 +19,7 @@ from keras_distill.cache.fingerprints import (
 )
 from keras_distill.cache.folders import MARKER, Folder, as_folder
 from keras_distill.cache.plan import (
+    DIFFERENT,
     Field,
     Plan,
     StaleCacheError,
@@ -26,6 +27,7 @@ from keras_distill.cache.plan import (
     check_shard,
     from_bytes,
     library_versions,
+    said,
     shard_name,
     structure_of,
     to_bytes,
@@ -177,10 +179,11 @@ class Labelling:
         if apart:
             name = apart[0]
             raise StaleCacheError(
-                "The folder holds a cache, begun or finished, of another "
-                f"{', '.join(apart)}. Received: {name}={mine[name]!r}, there "
-                f"is {theirs[name]!r}. Label into an empty folder, or remove "
-                "this one."
+                "The folder holds a cache, begun or finished, of "
+                f"{' and '.join(DIFFERENT[name] for name in apart)}. Received: "
+                f"{said(name, mine[name])}, there is "
+                f"{said(name, theirs[name])}. Label into an empty folder, or "
+                "remove this one."
             )
         if versions[0] != versions[1]:
             warnings.warn(

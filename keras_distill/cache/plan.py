@@ -51,6 +51,36 @@ class Field:
         return self.stored.record(self.shape)
 
 
+# What an error says where two plans differ in an entry.
+DIFFERENT = {
+    "format": "another format",
+    "size": "another number of examples",
+    "epochs": "another number of views",
+    "shard_rows": "another shard_rows",
+    "batch_size": "another batch_size",
+    "output": "another output",
+    "fields": "other tensors or another storage",
+    "probabilities": "another way of ending (probabilities)",
+    "teacher": "another teacher",
+    "transfer_set": "another transfer set",
+    "preprocessing": "other teacher_inputs",
+    "views": "other views",
+}
+
+
+def said(name: str, entry: Any) -> str:
+    """A plan's entry, for an error."""
+    if name == "fields":
+        tensors = (f"{f['layer'] or 'output'} as {f['storage']}" for f in entry)
+        return ", ".join(tensors)
+    if isinstance(entry, dict):
+        return ", ".join(
+            f"{key} {value[:12] if key == 'sha256' else value}"
+            for key, value in entry.items()
+        )
+    return f"{name}={entry!r}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that a cache's content follows from.

@@ -17,6 +17,7 @@ from keras_distill.cache.fingerprints import arrays_digest
 from keras_distill.cache.folders import MARKER, Folder, as_folder
 from keras_distill.cache.labelling import Labelling
 from keras_distill.cache.plan import (
+    DIFFERENT,
     DamagedCacheError,
     Plan,
     StaleCacheError,
@@ -24,6 +25,7 @@ from keras_distill.cache.plan import (
     check_shard,
     from_bytes,
     rebuild,
+    said,
     shard_name,
     to_bytes,
 )
@@ -291,8 +293,8 @@ class TeacherCache:
             seed: What the orders follow from.
             epoch: The first epoch, to go on with an interrupted training:
                 what `fit` gets as `initial_epoch`.
-            temperature: For stored targets of few classes: that of the loss.
-                Default 1, or what classes were drawn at.
+            temperature: That of the loss, where few classes are stored;
+                nothing else takes one.
             as_logits: For a teacher that ends in a softmax or in sigmoids:
                 False for what the teacher returns, which
                 `Distiller(cache.teacher, student)` expects, and a distiller
@@ -543,22 +545,30 @@ class TeacherCache:
         expected = self.plan.facts()[what] if stored is None else stored
         if mine != expected:
             raise StaleCacheError(
-                f"The cache is of another {what.replace('_', ' ')}. Received: "
-                f"{mine}, stored is {expected}. Pass the one that it was "
-                "written with, or label anew."
+                f"The cache is of {DIFFERENT[what]}. Received: "
+                f"{said(what, mine)}, stored is {said(what, expected)}. Pass "
+                "what it was written with, or label anew."
             )
 
     def _temperature(self, temperature: float | None) -> float:
-        storage = self.plan.fields[0].stored
         if temperature is not None:
-            storage.check_temperature(temperature)
+            self.plan.fields[0].stored.check_temperature(temperature)
             return float(temperature)
-        return storage.temperature if isinstance(storage, Sampled) else 1.0
+        if self._holds_few_classes:
+            raise ValueError(
+                "Targets of few classes are for one temperature. Received: "
+                f"temperature=None, storage='{self.plan.fields[0].storage}'. "
+                "Pass temperature=..., that of the loss."
+            )
+        return 1.0
+
+    @property
+    def _holds_few_classes(self) -> bool:
+        return isinstance(self.plan.fields[0].stored, (Sampled, TopK))
 
     def _logits_wanted(self, as_logits: bool | None) -> bool:
         activation = self.plan.probabilities
-        few = isinstance(self.plan.fields[0].stored, (Sampled, TopK))
-        if activation is None or few:
+        if activation is None or self._holds_few_classes:
             return True
         if as_logits is None:
             raise ValueError(

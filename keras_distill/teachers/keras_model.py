@@ -10,7 +10,12 @@ import keras
 import numpy as np
 
 from keras_distill.backends import no_gradient
-from keras_distill.features import FeatureExtractor, sublayers, symbolic_output
+from keras_distill.features import (
+    FeatureExtractor,
+    check_inputs,
+    sublayers,
+    symbolic_output,
+)
 from keras_distill.heads import final_activation
 from keras_distill.teachers import fingerprints
 from keras_distill.teachers.base import Array, Teacher
@@ -61,6 +66,7 @@ class KerasTeacher(Teacher):
 
     def label(self, inputs: Any) -> tuple[Any, dict[str, Array]]:
         """Run the model on a batch."""
+        check_inputs(self.model, inputs)
         tensors = keras.tree.map_structure(_as_tensor, inputs)
         output, features = self._forward(tensors)
         arrays: tuple[Any, dict[str, Array]] = keras.tree.map_structure(

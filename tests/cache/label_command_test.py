@@ -85,7 +85,7 @@ def test_another_storage_is_refused(files, capsys):
     folder, *_ = files
     assert main(command(folder)) == 0
     assert main(command(folder, "--storage", "uint8")) == 2
-    assert "another fields" in capsys.readouterr().err
+    assert "other tensors or another storage" in capsys.readouterr().err
 
 
 @only_on("torch")

@@ -299,7 +299,7 @@ def test_the_teacher_may_need_other_inputs(tmp_path, teacher, data):
         said_of_pixels.batches(9)[0][0].inputs, pixels[:9]
     )
     cache(keras.layers.Rescaling(1 / 50))
-    with pytest.raises(StaleCacheError, match="of another preprocessing"):
+    with pytest.raises(StaleCacheError, match="of other teacher_inputs"):
         cache(keras.layers.Rescaling(1 / 40))
 
 
@@ -387,7 +387,13 @@ def test_probabilities_are_stored_as_logits(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("storage", "temperature"),
-    [("float16", 4.0), ("top-2", 0.5), ("sampled-5", 2.0)],
+    [
+        ("float16", 4.0),
+        ("top-2", 0.5),
+        ("top-2", None),
+        ("sampled-5", 2.0),
+        ("sampled-5", None),
+    ],
 )
 def test_a_temperature_that_is_not_stored_is_refused_at_once(
     tmp_path, teacher, data, storage, temperature
@@ -502,8 +508,12 @@ def test_another_cache_in_the_folder_is_refused(written, teacher, data, name):
         "transfer_set": (teacher, (x[::-1], y), "float32"),
         "storage": (teacher, data, "float16"),
     }[name]
-    word = "fields" if name == "storage" else name
-    with pytest.raises(StaleCacheError, match=f"of another {word}"):
+    words = {
+        "teacher": "of another teacher",
+        "transfer_set": "of another transfer set",
+        "storage": r"storage\. Received: output as float16",
+    }
+    with pytest.raises(StaleCacheError, match=words[name]):
         write(written, given[0], given[1], layers=["relu"], storage=given[2])
 
 
@@ -664,3 +674,15 @@ def test_a_transfer_set_gives_rows_by_number():
     np.testing.assert_array_equal(inputs["a"], [3, 0])
     np.testing.assert_array_equal(weights, [0.6, 0.0])
     assert labels is None
+
+
+def test_inputs_and_labels_in_a_list_are_refused(tmp_path, teacher, data):
+    with pytest.raises(ValueError, match=r"as a tuple \(inputs, labels\)"):
+        write(tmp_path, teacher, list(data))
+
+
+def test_batches_say_what_they_are(written, data):
+    cache = kd.TeacherCache.open(written, data)
+    said = repr(cache.batches(4, shuffle=True))
+    assert said.startswith("CachedBatches(")
+    assert "epoch 0, shuffled" in said

@@ -163,9 +163,9 @@ def test_other_views_are_refused(tmp_path):
         kd.Views(crop_and_flip, epochs=2, mix=MixUp()),
         kd.Views(lambda image, seed: image, epochs=2),
     ):
-        with pytest.raises(StaleCacheError, match=r"of another .*views"):
+        with pytest.raises(StaleCacheError, match=r"other views"):
             write(other)
-        with pytest.raises(StaleCacheError, match="of another views"):
+        with pytest.raises(StaleCacheError, match="of other views"):
             kd.TeacherCache.open(tmp_path, data, views=other)
     with pytest.raises(StaleCacheError, match="have to be made again"):
         kd.TeacherCache.open(tmp_path, data)
@@ -186,7 +186,7 @@ def test_a_function_typed_into_a_console_is_known(tmp_path):
 
     write("def view(image, seed): return np.flip(image)")
     write("def view(image, seed): return np.flip(image)")
-    with pytest.raises(StaleCacheError, match="of another views"):
+    with pytest.raises(StaleCacheError, match="of other views"):
         write("def view(image, seed): return image + 1")
 
 
@@ -227,7 +227,7 @@ def test_what_a_function_uses_tells_it_from_others(tmp_path):
     kd.TeacherCache.write(
         tmp_path, teacher, data, views=kd.Views(shifted(0.0)), verbose=0
     )
-    with pytest.raises(StaleCacheError, match="of another views"):
+    with pytest.raises(StaleCacheError, match="of other views"):
         kd.TeacherCache.open(tmp_path, data, views=kd.Views(shifted(1e-3)))
     thing = object()
     views = kd.Views(lambda image, seed: image if thing else -image)
