@@ -81,3 +81,30 @@ def only_on(backend):
         keras.backend.backend() != backend,
         reason=f"Doesn't depend on the backend and takes long: on {backend}.",
     )
+
+
+def evaluate_eagerly(loss, teacher, student, *weights):
+    """A loss's value, as a NumPy array: with masks, and with what it keeps."""
+    if isinstance(student, np.ndarray):
+        # Keras would round float64 to its floatx.
+        student = keras.ops.convert_to_tensor(student, loss.dtype)
+    return keras.ops.convert_to_numpy(loss(teacher, student, *weights))
+
+
+def evaluate(loss, teacher, student, *weights):
+    """The same of a loss that keeps nothing, of tensors without masks."""
+    if keras.backend.backend() != "jax":
+        return evaluate_eagerly(loss, teacher, student, *weights)
+    import jax
+
+    def once(*sides):
+        with keras.StatelessScope():
+            return loss(*sides)
+
+    # Compiled as a whole, which is faster than each operation by itself.
+    return np.asarray(jax.jit(once)(teacher, student, *weights))
+
+
+def evaluate_with_labels(loss, teacher, student, labels):
+    """The same of a loss that looks at the labels."""
+    return evaluate(loss, {"teacher": teacher, "labels": labels}, student)

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers, ops
-from support import cnn, images, teacher
+from keras import layers
+from support import cnn, evaluate, images, teacher
 
 import keras_distill as kd
 from keras_distill.losses import ActivationBoundary
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def cases(teacher, student, margin):

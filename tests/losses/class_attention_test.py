@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from support import evaluate
 
 from keras_distill.losses import ClassAttention
 
@@ -35,10 +36,6 @@ def formula(teacher, student, size=2, normalize=True):
             x / np.sqrt((x**2).sum(axis=(1, 2), keepdims=True)) for x in maps
         ]
     return ((maps[0] - maps[1]) ** 2).mean(axis=(1, 2, 3))
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 @pytest.mark.parametrize(

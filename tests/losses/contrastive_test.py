@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support import CLASSES, images, values
+from support import CLASSES, evaluate_eagerly, images, values
 
 import keras_distill as kd
 from keras_distill.losses import ContrastiveRepresentation
@@ -24,10 +24,6 @@ def built(teacher=(None, 6), student=(None, 4), **arguments):
 
 def array(variable):
     return np.array(ops.convert_to_numpy(variable.value), "float64")
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def unit(x):
@@ -89,7 +85,7 @@ def test_within_a_batch_it_is_the_formula(
     teacher, student = random(*teacher_shape), random(*student_shape, seed=1)
     loss = built(teacher_shape, student_shape, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, teacher, student),
+        evaluate_eagerly(loss, teacher, student),
         within_batch(loss, teacher, student),
         rtol=1e-6,
     )
@@ -135,7 +131,7 @@ def test_with_banks_it_is_the_formula():
         )
         t = embed(loss.teacher_embedding, teacher)
         s = embed(loss.student_embedding, student)
-        values = evaluate(loss, with_ids(teacher, *ids), student)
+        values = evaluate_eagerly(loss, with_ids(teacher, *ids), student)
         if log_z is None:  # the first batch sets it
             log_z = array(loss.log_normalizers)
             rows = [np.vstack([banks[0][ids]]), banks[0][drawn]]
@@ -165,7 +161,7 @@ def test_example_out_of_range_is_nan_and_changes_no_bank():
     loss = built(bank_size=5, negatives=3, reduction=None)
     before = array(loss.teacher_bank)
     batch = with_ids(random(3, 6), -1, 5, 2)
-    values = evaluate(loss, batch, random(3, 4))
+    values = evaluate_eagerly(loss, batch, random(3, 4))
     np.testing.assert_array_equal(np.isnan(values), [True, True, False])
     changed = np.any(array(loss.teacher_bank) != before, axis=-1)
     np.testing.assert_array_equal(np.flatnonzero(changed), [2])
@@ -174,7 +170,7 @@ def test_example_out_of_range_is_nan_and_changes_no_bank():
 def test_of_an_example_that_comes_twice_one_embedding_is_kept():
     loss = built(bank_size=5, negatives=3, momentum=0.0)
     student = random(2, 4)
-    evaluate(loss, with_ids(random(2, 6), 2, 2), student)
+    evaluate_eagerly(loss, with_ids(random(2, 6), 2, 2), student)
     row = array(loss.student_bank)[2]
     both = embed(loss.student_embedding, student)
     assert np.abs(both - row).max(axis=-1).min() < 1e-6

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate_with_labels as evaluate
 
 from keras_distill.losses import CorrectedTeacher
 
@@ -31,12 +32,6 @@ def formula(teacher, student, labels, threshold=0.2, temperature=1.0):
     return temperature**2 * (c * (np.log(c) - log_q)).sum(axis=-1)
 
 
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
-
-
 @pytest.fixture
 def inputs(golden_inputs):
     names = ("teacher_logits", "student_logits", "labels")
@@ -56,7 +51,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = CorrectedTeacher(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-8
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-8,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(
@@ -109,7 +106,9 @@ def test_is_zero_at_a_teacher_whose_label_leads(inputs, threshold):
     assert set(right) == {True, False}
     target = corrected(teacher, labels, threshold)
     np.testing.assert_allclose(
-        evaluate(loss, teacher, np.log(target), labels), 0, atol=1e-8
+        evaluate(loss, teacher, np.log(target), labels),
+        0,
+        atol=1e-8,
     )
     p = np.exp(log_softmax(teacher))
     lead = target[rows, labels] - np.where(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import ops
+from support import evaluate_with_labels as evaluate
 
 from keras_distill.losses import DecoupledSoftTargets, SoftTargets
 
@@ -39,12 +40,6 @@ def formula(
         (p * np.log(p / q)).sum(axis=-1) for p, q in zip(*parts, strict=True)
     )
     return temperature**2 * (target_weight * target + non_target_weight * rest)
-
-
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
 
 
 @pytest.fixture
@@ -92,7 +87,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = DecoupledSoftTargets(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-10
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-10,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(

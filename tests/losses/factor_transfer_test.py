@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers, ops
-from support import cnn, crossentropy, images, teacher, values
+from keras import layers
+from support import cnn, crossentropy, evaluate, images, teacher, values
 
 import keras_distill as kd
 from keras_distill.losses import FactorTransfer, paraphraser
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def random(*shape, seed=0):

@@ -4,14 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate
 
 from keras_distill.losses import HardTargets
 
 GOLDEN = 3.603052260497496
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 @pytest.mark.usefixtures("float64")

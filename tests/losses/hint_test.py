@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
+from support import evaluate, evaluate_eagerly
 
 from keras_distill.losses import Hint
 
@@ -14,10 +15,6 @@ def random(*shape, seed=0):
 
 def formula(teacher, student):
     return ((teacher - student) ** 2).reshape(len(teacher), -1).mean(axis=-1)
-
-
-def evaluate(loss, teacher, student, *weights):
-    return ops.convert_to_numpy(loss(teacher, student, *weights))
 
 
 def project(layer, student_shape):
@@ -65,11 +62,11 @@ def test_padding_of_a_sequence_counts_for_nothing():
             formula(teacher[1:], student[1:])[0],
         ]
     )
-    student = ops.convert_to_tensor(student.astype("float32"))
-    values = evaluate(Hint(reduction=None), teacher, layers.Masking()(student))
+    masked = layers.Masking()(student.astype("float32"))
+    values = evaluate_eagerly(Hint(reduction=None), teacher, masked)
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     weights = np.array([2.0, 0.5])
-    value = evaluate(Hint(), teacher, layers.Masking()(student), weights)
+    value = evaluate_eagerly(Hint(), teacher, masked, weights)
     assert value == pytest.approx(weights @ expected / 2, rel=1e-5)
 
 

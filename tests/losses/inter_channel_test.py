@@ -5,6 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate
 
 from keras_distill.losses import InterChannelCorrelation
 
@@ -16,13 +17,6 @@ quick = hypothesis.settings(max_examples=10, deadline=None, database=None)
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def evaluate(loss, teacher, student):
-    if isinstance(student, np.ndarray):
-        # Keras would round float64 to its floatx.
-        student = ops.convert_to_tensor(student, loss.dtype)
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def formula(teacher, student):

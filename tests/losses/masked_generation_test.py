@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from support import cnn, images, values
+from support import cnn, evaluate_eagerly, images, values
 from support import teacher as make_teacher
 
 import keras_distill as kd
@@ -20,10 +20,6 @@ def built(shape=(None, None, None, 3), **arguments):
     loss = MaskedGeneration(seed=3, **arguments)
     loss.build(shape, shape)
     return loss
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 class Keep(keras.Layer):
@@ -60,7 +56,7 @@ def test_values_and_gradient_are_the_formulas(gradient, numeric_gradient):
     teacher, student = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
     loss = built(masked_share=0.0, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, teacher, student),
+        evaluate_eagerly(loss, teacher, student),
         formula(loss, teacher, student),
         rtol=1e-6,
     )
@@ -80,7 +76,7 @@ def test_masks_whole_channels_or_places(mask, share, axes):
     loss.generators = [Keep()]
     shape = (20, 8, 8, 50)
     ones = np.ones(shape, "float32")
-    value = evaluate(loss, ones, ones)
+    value = evaluate_eagerly(loss, ones, ones)
     hidden = loss.generators[0].seen == 0
     np.testing.assert_array_equal(hidden.all(axis=axes), hidden.any(axis=axes))
     assert hidden.mean() == pytest.approx(share, abs=0.04)
@@ -88,13 +84,13 @@ def test_masks_whole_channels_or_places(mask, share, axes):
     first, second = hidden[0], hidden[1]
     assert np.any(first != second)
     before = hidden
-    evaluate(loss, ones, ones)
+    evaluate_eagerly(loss, ones, ones)
     assert np.any((loss.generators[0].seen == 0) != before)
 
 
 def test_mask_follows_the_seed():
     x = random(3, 4, 4, 3).astype("float32")
-    assert evaluate(built(), x, x) == evaluate(built(), x, x)
+    assert evaluate_eagerly(built(), x, x) == evaluate_eagerly(built(), x, x)
 
 
 def test_weight_goes_with_the_mask():

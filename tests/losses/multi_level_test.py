@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate
 
 from keras_distill.losses import MultiLevelLogits
 from keras_distill.losses.multi_level import (
@@ -19,10 +20,6 @@ BATCH = 0.004601371473378055
 def softmax(logits):
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exp / exp.sum(axis=-1, keepdims=True)
-
-
-def evaluate(loss, teacher, student, *weights):
-    return ops.convert_to_numpy(loss(teacher, student, *weights))
 
 
 def random(*shape, seed=0, scale=2.0):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate_with_labels as evaluate
 
 from keras_distill.losses import NormalizedSoftTargets
 
@@ -23,12 +24,6 @@ def formula(teacher, student, labels, non_target_weight=1.5, temperature=1.0):
     )
     rest = (np.exp(p) * q).sum(axis=-1)
     return -target - non_target_weight * temperature**2 * rest
-
-
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
 
 
 @pytest.fixture
@@ -68,7 +63,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = NormalizedSoftTargets(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-10
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-10,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from support import CLASSES, cnn, images
+from support import evaluate_with_labels as evaluate
 from support import teacher as make_teacher
 from support import values as copies
 
@@ -23,12 +24,6 @@ def formula(teacher, student, labels, modulation=1.0, temperature=1.0):
     label = np.arange(p.shape[-1]) == labels[:, None]
     weights = (p + label) ** modulation - label
     return -(weights * log_q).sum(axis=-1)
-
-
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
 
 
 @pytest.fixture
@@ -66,7 +61,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = OneForAll(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-10
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-10,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(
@@ -120,7 +117,9 @@ def test_modulation_of_one_ignores_the_label(inputs):
         values, ops.convert_to_numpy(soft) + entropy, rtol=1e-5
     )
     np.testing.assert_allclose(
-        evaluate(loss, teacher, student, 9 - labels), values, rtol=1e-5
+        evaluate(loss, teacher, student, 9 - labels),
+        values,
+        rtol=1e-5,
     )
 
 

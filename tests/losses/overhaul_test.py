@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers, ops
-from support import cnn, images, teacher, values
+from keras import layers
+from support import cnn, evaluate, images, teacher, values
 
 import keras_distill as kd
 from keras_distill.losses import FeatureOverhaul, relu_margin
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def formula(teacher, student, margin):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from support import CLASSES, images, values
+from support import CLASSES, evaluate, images, values
 
 import keras_distill as kd
 from keras_distill.losses import KnowledgeReview
@@ -15,10 +15,6 @@ from keras_distill.losses.review import hierarchical_context, resize_nearest
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def resize(x, size):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from support import cnn, images, values
+from support import cnn, evaluate, images, values
 from support import teacher as make_teacher
 
 import keras_distill as kd
@@ -36,10 +36,6 @@ def sides():
         [random(*s, seed=i) for i, s in enumerate(TEACHERS)],
         [random(*s, seed=9 + i) for i, s in enumerate(STUDENTS)],
     )
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def unit(x):

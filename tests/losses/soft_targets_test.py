@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
+from support import evaluate, evaluate_eagerly
 
 from keras_distill.comparison import Comparison
 from keras_distill.losses import (
@@ -49,10 +50,6 @@ def binary_divergence(teacher, student, temperature):
     """The same for yes and no, and the mean over labels."""
     two = [np.stack([0 * z, z], axis=-1) for z in (teacher, student)]
     return divergence(*two, temperature).mean(axis=-1)
-
-
-def evaluate(loss, teacher, student, *weights):
-    return ops.convert_to_numpy(loss(teacher, student, *weights))
 
 
 def random(*shape, seed=0, scale=3.0):
@@ -407,7 +404,7 @@ def test_masked_sequences(sequences, weights):
     teacher, student, values = sequences
     weights = None if weights is None else ops.convert_to_tensor(weights)
     given = None if weights is None else ops.convert_to_numpy(weights).copy()
-    value = evaluate(SoftTargets(), teacher, masked(student), weights)
+    value = evaluate_eagerly(SoftTargets(), teacher, masked(student), weights)
     per_place = MASK.copy()
     if given is not None:
         per_place *= given[:, None] if given.ndim == 1 else given
@@ -424,7 +421,7 @@ def test_masks_outlive_the_way_back_to_logits(sequences):
         "", SoftTargets(), student_is_probability=True, projectors=[None]
     )
     probabilities = layers.Activation("softmax")(masked(student))
-    value = evaluate(
+    value = evaluate_eagerly(
         comparison.loss,
         teacher,
         comparison.student_side(probabilities, {}, training=False),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support import CLASSES, images, values
+from support import CLASSES, evaluate, images, values
 
 import keras_distill as kd
 from keras_distill.losses import SoftmaxRegression
@@ -27,10 +27,6 @@ def built(teacher, student, **arguments):
     loss = SoftmaxRegression(head(teacher[-1], dtype), **arguments)
     loss.build(teacher, student)
     return loss
-
-
-def evaluate(loss, teacher, student):
-    return ops.convert_to_numpy(loss(teacher, student))
 
 
 def pool(x):

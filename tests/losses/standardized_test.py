@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
-from support import assert_same_values, values
+from support import assert_same_values, evaluate, values
 
 import keras_distill as kd
 from keras_distill.losses import (
@@ -42,10 +42,6 @@ def formula(teacher, student, temperature=2.0):
         softmax(standardized(side) / temperature) for side in (teacher, student)
     )
     return temperature**2 * (p * np.log(p / q)).sum(axis=-1)
-
-
-def evaluate(loss, teacher, student, *weights):
-    return ops.convert_to_numpy(loss(teacher, student, *weights))
 
 
 def random(*shape, seed=0, scale=2.0):

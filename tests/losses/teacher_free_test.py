@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate_with_labels as evaluate
 
 from keras_distill.losses import TeacherFree
 
@@ -26,12 +27,6 @@ def formula(
     return temperature**2 * (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
-
-
 @pytest.fixture
 def inputs(golden_inputs):
     names = ("teacher_logits", "student_logits", "labels")
@@ -48,7 +43,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = TeacherFree(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-10
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-10,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(

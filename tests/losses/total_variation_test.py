@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
-from keras import ops
+from support import evaluate
 
 from keras_distill.losses import TotalVariation
 
@@ -21,10 +21,6 @@ logits = arrays(
 def softmax(logits):
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exp / exp.sum(axis=-1, keepdims=True)
-
-
-def evaluate(loss, teacher, student, *weights):
-    return ops.convert_to_numpy(loss(teacher, student, *weights))
 
 
 def random(*shape, seed=0, scale=2.0):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from support import evaluate_with_labels as evaluate
 
 from keras_distill.losses import WeightedSoftTargets
 
@@ -22,12 +23,6 @@ def formula(teacher, student, labels, temperature=4.0, weighted_by=None):
     p = np.exp(log_softmax(teacher / temperature))
     log_q = log_softmax(student / temperature)
     return -(temperature**2) * weight * (p * log_q).sum(axis=-1)
-
-
-def evaluate(loss, teacher, student, labels):
-    return ops.convert_to_numpy(
-        loss({"teacher": teacher, "labels": labels}, student)
-    )
 
 
 @pytest.fixture
@@ -71,7 +66,9 @@ def test_values_and_gradient_are_the_formulas(
     teacher, student, labels = inputs
     loss = WeightedSoftTargets(**arguments, reduction=None, dtype="float64")
     np.testing.assert_allclose(
-        evaluate(loss, *inputs), formula(*inputs, **arguments), rtol=1e-10
+        evaluate(loss, *inputs),
+        formula(*inputs, **arguments),
+        rtol=1e-10,
     )
     side = {"teacher": teacher, "labels": labels}
     np.testing.assert_allclose(
