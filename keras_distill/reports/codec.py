@@ -42,7 +42,7 @@ def decode(kind: Any, value: Any) -> Any:
         return tuple(map(decode, kinds, value))
     if origin is dict:
         return {key: decode(inner[1], item) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(
             **{name: decode(hints[name], value[name]) for name in hints}

@@ -23,7 +23,7 @@ _STYLE = {
     "svg.fonttype": "none",
     # A name with dollars is no formula.
     "text.parse_math": False,
-    "font.size": 10,
+    "font.size": 9,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
     "axes.spines.right": False,

@@ -107,13 +107,14 @@ class Mistake:
         label: The number of the right class.
         decided: The number of the class that it is taken for.
         teacher: How often the teacher does it.
-        alone: How often a student alone does it, on average; None without any.
-        distilled: How often a distilled student does it.
+        alone: How often a student alone does it, on average.
+        distilled: How often a distilled student does it. Any of the three is
+            None where there is no such model.
     """
 
     label: int
     decided: int
-    teacher: float
+    teacher: float | None
     alone: float | None
     distilled: float | None
 

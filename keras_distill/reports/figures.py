@@ -45,7 +45,11 @@ def seeds(facts: Facts) -> Drawing:
         axes.grid(axis="x")
         axes.margins(x=0.08)
         axes.set_xlabel("accuracy, %")
-    return Drawing("Accuracy, seed by seed", drawn[0], _seeds_alt(facts, rows))
+    return Drawing(
+        "Accuracy; the dashed line is the teacher",
+        drawn[0],
+        _seeds_alt(facts, rows),
+    )
 
 
 def _accuracy(group: Group | None, row: int) -> float | None:
@@ -113,6 +117,7 @@ def _curve(name: str, title: str, parts: list[tuple[Run, str]]) -> Drawing:
                 linewidth=1.3,
                 marker="o" if len(values) == 1 else "",
                 alpha=0.85,
+                zorder=3 if run.distilled else 2,
             )
         _scale(axes, [v for run, key in parts for v in run.curves[key] if v])
         axes.grid(axis="y")
@@ -131,7 +136,7 @@ def _scale(axes: Any, values: list[float]) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
 

@@ -144,7 +144,8 @@ def outcomes(teacher: Array, students: Array, labels: Array) -> Outcomes:
 
 def _confusion(decided: Array, labels: Array, classes: int) -> Array:
     counts = [measures.confusion(row, labels, classes) for row in decided]
-    return np.sum(counts, 0)
+    total: Array = np.sum(counts, 0)
+    return total
 
 
 def mistakes_of(
@@ -154,23 +155,22 @@ def mistakes_of(
     examples: Examples,
 ) -> tuple[Mistake, ...]:
     """The most frequent mistakes of the three together, worst first."""
-    counts = [
+    kinds = [
         _mistake_counts(group, examples)
         for group in ([teacher], alone, distilled)
     ]
-    total = sum(c for c in counts if c is not None)
+    total = np.sum([counts for counts in kinds if counts is not None], 0)
     worst = np.argsort(-total, axis=None, kind="stable")[:_MISTAKES]
+    pairs = zip(*np.unravel_index(worst, total.shape), strict=True)
     return tuple(
-        Mistake(
-            int(label),
-            int(decided),
-            *(None if c is None else float(c[label, decided]) for c in counts),
-        )
-        for label, decided in zip(
-            *np.unravel_index(worst, total.shape), strict=True
-        )
-        if total[label, decided] > 0
+        Mistake(int(i), int(j), *(_count(counts, i, j) for counts in kinds))
+        for i, j in pairs
+        if total[i, j] > 0
     )
+
+
+def _count(counts: Array | None, label: int, decided: int) -> float | None:
+    return None if counts is None else float(counts[label, decided])
 
 
 def _mistake_counts(

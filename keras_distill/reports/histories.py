@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_distill.distiller import Distiller
 from keras_distill.losses.base import TemperedLogitLoss
 from keras_distill.reports.facts import Run
 
-History = keras.callbacks.History | Mapping[str, Any]
+History: TypeAlias = keras.callbacks.History | Mapping[str, Any]
 
 
 def run_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ _TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 
 _T = TypeVar("_T")
 
-Models = keras.Model | Sequence[keras.Model | None]
+Models: TypeAlias = keras.Model | Sequence[keras.Model | None]
 
 
 def report(

@@ -110,7 +110,8 @@ def confusion(decided: Array, labels: Array, classes: int) -> Array:
 def wrong_classes(logits: Array, labels: Array) -> Array:
     """The logits without the label's, `(examples, classes - 1)`."""
     others = np.arange(logits.shape[-1]) != labels[:, None]
-    return logits[others].reshape(len(labels), -1)
+    rest: Array = logits[others].reshape(len(labels), -1)
+    return rest
 
 
 def rank_correlation(teacher: Array, student: Array) -> float | None:

@@ -80,13 +80,13 @@ def as_logits(output: Any, name: str, model: keras.Model | None) -> Array:
             f"example. Received: '{name}' returns {_described(output)}. Wrap "
             "the output to compare in a keras.Model of its own."
         )
-    values = output.astype("float64")
+    values: Array = output.astype("float64")
     if values.shape[-1] == 1:
         return _two_classes(values, name, model)
     if (values >= 0).all() and np.allclose(
         values.sum(-1), 1, rtol=0, atol=_ROUNDING
     ):
-        return np.log(np.maximum(values, _SMALLEST))
+        values = np.log(np.maximum(values, _SMALLEST))
     return values
 
 

@@ -6,11 +6,15 @@ from keras_distill.reports import words
 from keras_distill.reports.facts import Facts, Group, Run, Scores
 
 OUTCOMES = (
-    ("both are right", "both_right"),
-    ("only the teacher is right", "teacher_only"),
-    ("only the student is right", "student_only"),
-    ("both are wrong, in the same way", "same_mistake"),
-    ("both are wrong, each in its own way", "other_mistake"),
+    ("both right", "both_right"),
+    ("only the teacher right", "teacher_only"),
+    ("only the student right", "student_only"),
+    ("both wrong, same mistake", "same_mistake"),
+    ("both wrong, other mistakes", "other_mistake"),
+)
+TWO_CLASSES = (
+    "With two classes, there is one wrong class, and nothing to learn from its "
+    "probability but how sure the teacher is."
 )
 _KINDS = (
     ("Teacher", "teacher"),
@@ -107,28 +111,26 @@ def tests(facts: Facts) -> str:
         return text
     return text + (
         " Exact sign-flip test, which assumes no distribution: "
-        f"p {words.p_value(gain.sign_flip_p)}; with {pairs}, it can't be "
-        f"below {words.p_value(gain.smallest_p)}."
+        f"p {words.p_value(gain.sign_flip_p)}; with {pairs}, the smallest "
+        f"there is, is {words.number(gain.smallest_p)}."
     )
 
 
-def wrong_classes(facts: Facts) -> str:
-    """How well the students rank what is wrong."""
+def wrong_classes(facts: Facts) -> list[list[str]]:
+    """How well the students rank what is wrong; empty for two classes."""
     if len(facts.classes) < 3:
-        return (
-            "With two classes, there is one wrong class, and nothing to learn "
-            "from its probability but how sure the teacher is."
-        )
-    texts = []
-    for title, group, name in groups(facts):
-        if name != "teacher":
-            texts.append(
-                f"{title}: {words.spread(group, 'same_favourite')} of the "
-                "examples have the teacher’s likeliest wrong class; rank "
-                "correlation over the wrong classes "
-                f"{words.spread_number(group, 'rank_correlation', 2)}."
-            )
-    return " ".join(texts)
+        return []
+    found = [group for _, group, name in groups(facts) if name != "teacher"]
+    return [
+        [
+            "same likeliest wrong class",
+            *(words.spread(g, "same_favourite") for g in found),
+        ],
+        [
+            "rank correlation over the wrong classes",
+            *(words.spread_number(g, "rank_correlation", 2) for g in found),
+        ],
+    ]
 
 
 def made(facts: Facts) -> list[tuple[str, str]]:
@@ -145,7 +147,13 @@ def made(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def largest_mistake(confusion: tuple[tuple[int, ...], ...]) -> int:
+def mean_confusion(group: Group) -> list[list[int]]:
+    """Counts for one model, rounded."""
+    models = len(group.values("accuracy"))
+    return [[round(n / models) for n in row] for row in group.confusion or ()]
+
+
+def largest_mistake(confusion: list[list[int]]) -> int:
     """The largest count beside the diagonal, and at least 1."""
     counts = [
         n
@@ -154,6 +162,12 @@ def largest_mistake(confusion: tuple[tuple[int, ...], ...]) -> int:
         if i != j
     ]
     return max(1, *counts)
+
+
+def all_as_planned(facts: Facts) -> bool:
+    """Whether all runs did the same, and nothing is to be said of one."""
+    ends = {(words.end(run), words.epochs(run)) for run in facts.runs}
+    return len(ends) == 1 and {end for end, _ in ends} == {"as planned"}
 
 
 def runs(facts: Facts) -> list[tuple[Run, Scores | None]]:

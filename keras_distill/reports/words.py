@@ -38,8 +38,8 @@ def count(value: float | None) -> str:
 def p_value(value: float | None) -> str:
     """A probability of chance."""
     if value is None:
-        return NOTHING
-    return "below 0.001" if value < 1e-3 else f"{value:.3f}"
+        return "unknown"
+    return "< 0.001" if value < 1e-3 else f"= {value:.3f}"
 
 
 def interval(found: Interval) -> str:
