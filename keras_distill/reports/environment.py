@@ -39,8 +39,8 @@ def _version(*names: str) -> str:
 
 
 def command_line() -> str:
-    """What started this process."""
-    return shlex.join(sys.orig_argv)
+    """What started this process, wherever its Python is."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def now() -> str:

@@ -21,8 +21,10 @@ from keras_distill.reports.words import number, percent, plural, spread
 _COLORS = {"teacher": TEACHER, "alone": ALONE, "distilled": DISTILLED}
 # In inches, as wide as a telephone.
 _WIDTH = 3.6
-# Losses that fall by more are seen on a logarithmic axis.
+# Losses that fall by more are seen on a logarithmic axis, and by still more on
+# one with powers of ten alone.
 _LARGE_RANGE = 20
+_HUGE_RANGE = 200
 # What a distiller calls the student's own loss; a student alone has no other.
 _HARD = "hard_label_loss"
 
@@ -31,6 +33,8 @@ def seeds(facts: Facts) -> Drawing:
     """Each pair of students, and the teacher."""
     rows = [run.name for run in facts.runs if run.distilled]
     height = 0.9 + 0.27 * len(rows)
+    from matplotlib.ticker import MaxNLocator
+
     with canvas("seeds", _WIDTH, height) as (axes, drawn):
         for row in range(len(rows)):
             _pair(axes, row, _accuracy(facts.alone, row), ALONE)
@@ -38,6 +42,7 @@ def seeds(facts: Facts) -> Drawing:
             _joined(axes, facts, row)
         teacher = facts.teacher.mean("accuracy") or 0.0
         axes.axvline(100 * teacher, color=TEACHER, linestyle=(0, (4, 3)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(length=0)
@@ -131,12 +136,14 @@ def _scale(axes: Any, values: list[float]) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    wide = values and min(values) > 0
-    if not wide or max(values) / min(values) < _LARGE_RANGE:
+    positive = values and min(values) > 0
+    fall = max(values) / min(values) if positive else 1
+    if fall < _LARGE_RANGE:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    between = (1,) if fall > _HUGE_RANGE else (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=6))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
 

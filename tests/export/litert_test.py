@@ -156,7 +156,9 @@ def test_dicts_images_of_bytes_and_custom_layers_of_a_module(
     image = keras.Input((8, 8, 3), dtype="uint8", name="image")
     # Names that an argument of NumPy's or a Python keyword has, too.
     file = keras.Input((5,), name="file")
-    x = layers.Flatten()(student_layers.Scale(0.1)(layers.Rescaling(1.0)(image)))
+    x = layers.Flatten()(
+        student_layers.Scale(0.1)(layers.Rescaling(1.0)(image))
+    )
     x = layers.Concatenate()([layers.Dense(4)(x), file])
     head = student_layers.Head(units=3)({"file": x})
     student = keras.Model(
