@@ -384,3 +384,17 @@ def test_inputs_by_name():
     expected = (decided == np.arange(12) % 3).mean()
     assert facts.distilled.mean("accuracy") == pytest.approx(expected)
     assert facts.soft_targets[0].picture is None
+
+
+def test_a_report_of_failures_alone(trained, tmp_path):
+    teacher, _, alone = trained
+    broken = small(3)
+    broken.get_layer("logits").bias.assign([np.inf] * CLASSES)
+    report = kd.report(teacher, broken, (X, Y), baselines=alone)
+    assert report.facts.distilled is None
+    assert report.facts.gain is None
+    for suffix in (".html", ".md", ".json"):
+        report.save(tmp_path / f"report{suffix}")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert text.startswith("# The runs are incomplete")
+    assert kd.Report.load(tmp_path / "report.json") == report
