@@ -25,7 +25,10 @@ import numpy as np
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # What the script uses besides Keras and one backend, whichever that is.
-NEEDED = ("keras", "sklearn", "tensorflow", "ai_edge_litert")
+NEEDED = (
+    *("keras", "sklearn", "tensorflow", "ai_edge_litert"),
+    *("jinja2", "matplotlib", "scipy"),
+)
 LABELS_PER_CLASS = 6
 BATCH_SIZE = 32
 STORY = (
@@ -75,14 +78,16 @@ def main() -> None:
     teacher_digits = predict(teacher, shown.images)
     tell_story(data, teacher, shown)
 
-    alone, distilled, students = [], [], []
-    for seed in range(1, arguments.seeds + 1):
+    alone, distilled, baselines, distillers = [], [], [], []
+    seeds = range(1, arguments.seeds + 1)
+    for seed in seeds:
         labelled = choose_labelled(data.transfer, seed)
         student = train_alone(data.transfer, labelled, seed, arguments)
         alone.append(score(student, shown, teacher_digits))
-        student = distil(teacher, data.transfer, labelled, seed, arguments)
-        distilled.append(score(student, shown, teacher_digits))
-        students.append(student)
+        baselines.append(student)
+        distiller = distil(teacher, data.transfer, labelled, seed, arguments)
+        distilled.append(score(distiller, shown, teacher_digits))
+        distillers.append(distiller)
         print(
             f"seed {seed}: student alone {alone[-1].accuracy:.1%}, "
             f"distilled {distilled[-1].accuracy:.1%}",
@@ -90,11 +95,20 @@ def main() -> None:
         )
 
     # The first, not the best: nothing is chosen by what it scores.
-    student = students[0]
+    student = distillers[0].student
     student.save(arguments.output / "quickstart_student.keras")
     artifact = kd.export_litert(
         student, arguments.output / "quickstart_student.tflite"
     )
+    report = kd.report(
+        teacher,
+        distillers,
+        tuple(shown),
+        baselines=baselines,
+        exports=[kd.verify_litert(artifact, student, tuple(shown))],
+        seeds=seeds,
+    )
+    report.save(arguments.output / "quickstart_report.html")
     on_litert = compare(
         artifact.predict(shown.images).argmax(-1), shown, teacher_digits
     )
@@ -119,12 +133,12 @@ def main() -> None:
     print(
         "Mean ± standard deviation over seeds; agreement is with the teacher; "
         "1 image on\n1 thread.\n"
-        f"{verdict(alone, distilled)}\n"
+        f"{report.verdict.headline}\n"
         f"Data: {len(shown.digits)} {arguments.split} images of scikit-learn's "
         f"digits. Seeds: 1 to {arguments.seeds}. {versions()}. "
         f"{time.perf_counter() - started:.0f} s.\n"
         f"Files: {arguments.output}/quickstart_student.keras and .tflite "
-        "(seed 1)."
+        "(seed 1),\nand quickstart_report.html, which shows all of it."
     )
 
 
@@ -342,7 +356,7 @@ def distil(
         epochs=arguments.epochs,
         verbose=0,
     )
-    return distiller.student
+    return distiller
 
 
 def predict(model: Any, images: np.ndarray) -> np.ndarray:
@@ -412,27 +426,6 @@ def print_table(*rows: Sequence[str]) -> None:
             sep="   ",
         )
     print()
-
-
-def verdict(alone: Sequence[Score], distilled: Sequence[Score]) -> str:
-    """What the pairs of students, each from the same weights, say."""
-    gains = [
-        100 * (with_teacher.accuracy - without.accuracy)
-        for with_teacher, without in zip(distilled, alone, strict=True)
-    ]
-    gain, spread = statistics.mean(gains), statistics.stdev(gains)
-    if gain > 2 * spread:
-        judgement = "Distillation helped: the gain is over twice its spread."
-    else:
-        judgement = (
-            "The gain is less than twice its spread: this run doesn't show "
-            "that distillation helped."
-        )
-    each = ", ".join(f"{gain:+.1f}" for gain in gains)
-    return (
-        f"{judgement}\nDistilled less alone, in points of accuracy, seed by "
-        f"seed: {each};\nmean {gain:+.1f} ± {spread:.1f}."
-    )
 
 
 def versions() -> str:

@@ -3,6 +3,7 @@
 from keras_distill import cache as cache
 from keras_distill import export as export
 from keras_distill import losses as losses
+from keras_distill import reports as reports
 from keras_distill import teachers as teachers
 from keras_distill.average_heads import average_heads as average_heads
 from keras_distill.cache import TeacherCache as TeacherCache
@@ -35,6 +36,8 @@ from keras_distill.hard_labels import HardLabels as HardLabels
 from keras_distill.quantization_aware import (
     quantization_aware as quantization_aware,
 )
+from keras_distill.reports import Report as Report
+from keras_distill.reports import report as report
 
 __all__ = [
     "Budget",
@@ -47,6 +50,7 @@ __all__ = [
     "ONNXArtifact",
     "OpenVINOArtifact",
     "Quantization",
+    "Report",
     "SavedModelArtifact",
     "StoredTeacher",
     "TeacherCache",
@@ -63,6 +67,8 @@ __all__ = [
     "layer_errors",
     "losses",
     "quantization_aware",
+    "report",
+    "reports",
     "reuse_classifier",
     "teachers",
     "verify_litert",

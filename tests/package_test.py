@@ -63,6 +63,17 @@ ALLOWED = {
     "fake_quantization": set(),
     "model_graphs": set(),
     "layer_stages": {"fake_quantization"},
+    "reports": {"reports"},
+    "reports.*": {
+        "cache.fingerprints",
+        "distiller",
+        "export",
+        "features",
+        "heads",
+        "losses.base",
+        "reports",
+        "teachers",
+    },
     "teachers": {"teachers"},
     "teachers.*": {"backends", "export", "features", "heads", "teachers"},
     "output_names": set(),
@@ -115,7 +126,7 @@ def test_imports_follow_the_design(module):
 
 
 @pytest.mark.parametrize(
-    "module", [kd, kd.cache, kd.losses, kd.export, kd.teachers]
+    "module", [kd, kd.cache, kd.losses, kd.export, kd.reports, kd.teachers]
 )
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
@@ -151,7 +162,14 @@ def test_readme_examples(tmp_path, monkeypatch):
 
 
 def test_public_objects_are_documented():
-    for module in (kd, kd.cache, kd.losses, kd.export, kd.teachers):
+    for module in (
+        kd,
+        kd.cache,
+        kd.losses,
+        kd.export,
+        kd.reports,
+        kd.teachers,
+    ):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name
     for public in (kd.Distiller, kd.HardLabels, kd.TransferBatch):
@@ -176,6 +194,7 @@ def test_importing_brings_no_framework_but_the_backends():
     brought = {name.split(".")[0] for name in printed.split()}
     assert "keras_distill" in brought
     heavy = {"tensorflow", "jax", "torch", "ai_edge_litert", "sklearn"}
+    heavy |= {"jinja2", "matplotlib", "scipy"}
     assert not brought & heavy
 
 
