@@ -303,8 +303,9 @@ def _fit_pair(
             raise ValueError(
                 f"The shapes that {type(loss).__name__} compares are "
                 "unknown before the models run. Received: "
-                "projector='auto'. Pass a layer if the teacher's outputs are "
-                "stored; otherwise call subclassed models on a batch first."
+                "projector='auto'. Of a teacher whose outputs are stored, "
+                "pass cache.teacher in its place, or a layer as projector; "
+                "call subclassed models on a batch first."
             )
         layer = loss.make_projector(teacher, student)
     if layer is not None:

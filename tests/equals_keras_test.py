@@ -130,13 +130,13 @@ def test_compile_options(option):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
-def test_jit_compile(backend):
+def test_jit_compile():
     # On PyTorch this takes a minute: it compiles C++. So one case does it all.
     soft = [kd.losses.SoftTargets(), kd.losses.Hint("hidden", "hidden", "auto")]
     assert_equals_keras(
         mlp,
         *images(),
-        soft=soft if backend == "torch" else None,
+        soft=soft,
         compiled=lambda: {
             "optimizer": adam(),
             "loss": crossentropy(),

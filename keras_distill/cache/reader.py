@@ -1,8 +1,9 @@
-"""Records by number, from files mapped into memory."""
+"""Records by number, from files."""
 
 from __future__ import annotations
 
-import mmap
+import os
+import weakref
 from collections import OrderedDict
 from typing import Any, TypeAlias
 
@@ -18,12 +19,12 @@ from keras_distill.cache.plan import (
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-# Each open map holds a file handle, of which a process has some 1,000.
-_MOST_MAPS = 256
-# A page that was touched counts as memory of the process, though it can be
-# taken away at any time; reading one maps its neighbours too.
-_MOST_RESIDENT = 96 * 2**20
-_MAPPED_AROUND = 64 * 2**10
+# Of some 1,000 that a process may have open.
+_MOST_FILES = 256
+# What is mapped and was touched counts as memory of the process, and touching
+# one record maps a megabyte around it. So only small caches are mapped; of
+# others each record is read, which costs a system call.
+_MOST_MAPPED = 96 * 2**20
 
 
 class Reader:
@@ -37,8 +38,10 @@ class Reader:
     def __init__(self, folder: Folder, plan: Plan) -> None:
         self.folder = folder
         self.plan = plan
-        self._maps: OrderedDict[str, np.memmap[Any, Any]] = OrderedDict()
-        self._touched = 0
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        bytes_per_row = sum(field.record.itemsize for field in plan.fields)
+        small = bytes_per_row * plan.rows <= _MOST_MAPPED
+        self._maps = small or "preadv" not in dir(os)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which opens the files itself."""
@@ -61,26 +64,17 @@ class Reader:
 
     def _take(self, field: Field, shard: int, places: Array) -> Array:
         name = f"{shard_name(shard)}/{field.file}"
-        records: Array = np.take(np.asarray(self._map(field, name)), places)
-        self._touched += len(places) * max(
-            field.record.itemsize, _MAPPED_AROUND
-        )
-        if self._touched > _MOST_RESIDENT:
-            self._let_go()
-        return records
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = self._open(field, name)
+            if len(self._files) > _MOST_FILES:
+                self._files.popitem(last=False)
+        return file.take(places)
 
-    def _map(self, field: Field, name: str) -> np.memmap[Any, Any]:
-        found = self._maps.get(name)
-        if found is None:
-            found = self._open(field, name)
-            self._maps[name] = found
-            if len(self._maps) > _MOST_MAPS:
-                self._maps.popitem(last=False)
-        return found
-
-    def _open(self, field: Field, name: str) -> np.memmap[Any, Any]:
+    def _open(self, field: Field, name: str) -> _File:
         try:
-            found = np.lib.format.open_memmap(self.folder.local(name), "r")
+            path = self.folder.local(name)
+            found = np.lib.format.open_memmap(path, "r")
         except Exception as error:  # the header is parsed as Python
             raise DamagedCacheError(
                 f"A file of the cache can't be read. Received: '{name}': "
@@ -95,14 +89,49 @@ class Reader:
                 f"expected {(rows,)} {field.record}. Label anew, into an "
                 "empty folder."
             )
-        return found
+        return _Mapped(found) if self._maps else _Read(path, found)
 
-    def _let_go(self) -> None:
-        """Drop pages from this process; they stay in the system's cache."""
-        self._touched = 0
-        resident = sum(found.nbytes for found in self._maps.values())
-        if resident <= _MOST_RESIDENT or "MADV_DONTNEED" not in dir(mmap):
-            return
-        for found in list(self._maps.values()):
-            pages: Any = found.base
-            pages.madvise(mmap.MADV_DONTNEED)
+
+class _Mapped:
+    """A file in memory."""
+
+    def __init__(self, records: np.memmap[Any, Any]) -> None:
+        self.records = np.asarray(records)
+
+    def take(self, places: Array) -> Array:
+        records: Array = np.take(self.records, places)
+        return records
+
+
+class _Read:
+    """A file that stays on disk, and in the system's cache."""
+
+    def __init__(self, path: Any, records: np.memmap[Any, Any]) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        self.path = path
+        self.dtype = records.dtype
+        self.offset = records.offset
+
+    def take(self, places: Array) -> Array:
+        size = self.dtype.itemsize
+        buffer = bytearray(len(places) * size)
+        view = memoryview(buffer)
+        count = 0
+        for start, offset in zip(
+            range(0, len(buffer), size),
+            (self.offset + places * size).tolist(),
+            strict=True,
+        ):
+            part = view[start : start + size]
+            count += os.preadv(self.descriptor, [part], offset)
+        if count != len(buffer):
+            raise DamagedCacheError(
+                f"A file of the cache is cut off. Received: '{self.path}', "
+                "shorter than when it was opened. Remove the shard's folder "
+                "and label again, which writes what is missing."
+            )
+        return np.frombuffer(buffer, self.dtype)
+
+
+_File: TypeAlias = "_Mapped | _Read"

@@ -686,3 +686,24 @@ def test_batches_say_what_they_are(written, data):
     said = repr(cache.batches(4, shuffle=True))
     assert said.startswith("CachedBatches(")
     assert "epoch 0, shuffled" in said
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8", "top-2"])
+def test_large_caches_are_read_and_not_mapped(
+    tmp_path, teacher, data, monkeypatch, storage
+):
+    temperature = 2.0 if storage == "top-2" else None
+    cache = write(tmp_path, teacher, data, storage=storage, shard_rows=16)
+    ids = np.array([44, 3, 16, 3, 15])
+    mapped = cache.read(ids, temperature=temperature)
+    monkeypatch.setattr("keras_distill.cache.reader._MOST_MAPPED", 0)
+    large = kd.TeacherCache.open(tmp_path)
+    read = large.read(ids, temperature=temperature)
+    for one, other in zip(
+        keras.tree.flatten(mapped), keras.tree.flatten(read), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    (file,) = (tmp_path / "shards" / "000000").glob("*.npy")
+    file.write_bytes(file.read_bytes()[:-64])
+    with pytest.raises(kd.cache.DamagedCacheError, match="cut off"):
+        large.read(np.array([0, 15]), temperature=temperature)
