@@ -11,13 +11,6 @@ if os.environ.get("KERAS_BACKEND") == "torch":
 import keras
 import pytest
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Keras then lets no XLA compile, which takes most of the time, but where a
-    # test asks for it.
-    tf.config.experimental.enable_op_determinism()
-
 if keras.backend.backend() == "jax":
     import jax
 
