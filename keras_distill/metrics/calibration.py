@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_distill.losses.base import Tensor
 from keras_distill.metrics.label_metric import LabelMetric
-from keras_distill.metrics.rows import Rows
+from keras_distill.metrics.rows import Rows, sums_of
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -82,15 +82,13 @@ class CalibrationError(LabelMetric):
         # 1 belongs to the last interval.
         places = ops.minimum(places, self.bins - 1)
         inside = ops.one_hot(places, self.bins, dtype=self.dtype)
-        inside = inside * ops.expand_dims(rows.weights, axis=-1)
         for total, values in (
             (self._weights, ops.ones_like(confidence)),
             (self._confidence, confidence),
             (self._right, ops.cast(right, self.dtype)),
         ):
-            # A matrix product would round the values on some accelerators.
-            sums = ops.sum(inside * ops.expand_dims(values, axis=-1), axis=0)
-            total.assign_add(sums)
+            columns = inside * ops.expand_dims(values, axis=-1)
+            total.assign_add(sums_of(columns, rows.weights))
 
     def result(self) -> Tensor:
         """The error; 0 before the first example."""

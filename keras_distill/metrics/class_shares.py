@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import Shape, Tensor
+from keras_distill.metrics.rows import sums_of
 
 
 class ClassShares(keras.metrics.Metric):  # type: ignore[misc]
@@ -35,10 +36,9 @@ class ClassShares(keras.metrics.Metric):  # type: ignore[misc]
             weights: What it counts.
         """
         of_class = ops.one_hot(classes, self._hits.shape[0], dtype=self.dtype)
-        of_class = of_class * ops.expand_dims(weights, axis=-1)
         hits = ops.expand_dims(ops.cast(hits, self.dtype), axis=-1)
-        self._hits.assign_add(ops.sum(of_class * hits, axis=0))
-        self._weights.assign_add(ops.sum(of_class, axis=0))
+        self._hits.assign_add(sums_of(of_class * hits, weights))
+        self._weights.assign_add(sums_of(of_class, weights))
 
     def result(self) -> Tensor:
         """The shares `(classes,)`, NaN for a class without an example."""

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_distill.losses.base import LayerName, Tensor
 from keras_distill.metrics.fidelity_metric import LogitFidelityMetric
-from keras_distill.metrics.rows import Rows
+from keras_distill.metrics.rows import Rows, sums_of
 
 _OUTCOMES = (
     "both_right",
@@ -101,10 +101,8 @@ class Outcomes(LogitFidelityMetric):
             neither & same,
             neither & ~same,
         )
-        # Not a matrix product, which some accelerators round.
-        columns = ops.cast(ops.stack(found, axis=-1), self.dtype)
-        weights = ops.expand_dims(rows.weights, axis=-1)
-        self._counts.assign_add(ops.sum(columns * weights, axis=0))
+        columns = ops.stack(found, axis=-1)
+        self._counts.assign_add(sums_of(columns, rows.weights))
 
     def result(self) -> dict[str, Tensor]:
         """The count, or share, of each outcome, by name."""

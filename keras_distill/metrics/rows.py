@@ -22,8 +22,8 @@ class Rows(NamedTuple):
     """A batch as every metric of classifiers sees it.
 
     A row that counts for nothing holds zeros, whatever the models said of it.
-    The weight of one whose label is beyond the classes is NaN, so that the
-    metric is too.
+    The weight of one for which a model says NaN, or whose label is beyond the
+    classes, is NaN, so that the metric is too.
 
     Attributes:
         logits: Tensors `(rows, classes)`, one for each model.
@@ -52,17 +52,32 @@ def rows_of(
     """
     classes = outputs[0].shape[-1]
     weights = ops.reshape(weights, (-1,))
+    outputs = [ops.reshape(x, (-1, classes)) for x in outputs]
     if labels is not None:
         labels = ops.reshape(labels, (-1,))
         weights = ops.where(labels < 0, 0.0, weights)
-        beyond = (labels >= classes) & (weights != 0)
-        weights = ops.where(beyond, math.nan, weights)
+        weights = _spoiled(weights, labels >= classes)
         labels = ops.where((labels < 0) | (labels >= classes), 0, labels)
     counts = ops.expand_dims(weights != 0, axis=-1)
-    logits = [
-        ops.where(counts, ops.reshape(x, (-1, classes)), 0.0) for x in outputs
-    ]
+    for x in outputs:
+        weights = _spoiled(weights, ops.any(ops.isnan(x), axis=-1))
+    logits = [ops.where(counts, x, 0.0) for x in outputs]
     return Rows(logits, labels, ops.cast(weights, metric.dtype))
+
+
+def _spoiled(weights: Tensor, where: Tensor) -> Tensor:
+    return ops.where(where & (weights != 0), math.nan, weights)
+
+
+def sums_of(columns: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of columns `(rows, n)`, NaN if a weight is.
+
+    Compilers may drop a product of NaN with a zero. And it is no matrix
+    product, in which some accelerators round.
+    """
+    columns = ops.cast(columns, weights.dtype)
+    sums = ops.sum(columns * ops.expand_dims(weights, axis=-1), axis=0)
+    return ops.where(ops.isnan(ops.sum(weights)), math.nan, sums)
 
 
 def class_logits(
