@@ -106,7 +106,8 @@ class Outcomes(LogitFidelityMetric):
 
     def result(self) -> dict[str, Tensor]:
         """The count, or share, of each outcome, by name."""
-        counts = ops.convert_to_tensor(self._counts)
+        # On PyTorch, a reset would change what a log holds.
+        counts = ops.copy(self._counts)
         if self.normalize:
             total = ops.sum(counts)
             counts = counts / ops.where(total == 0, 1.0, total)
