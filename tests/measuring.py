@@ -1,5 +1,7 @@
 """Every metric, its formula in NumPy, and how to run it."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -160,15 +162,18 @@ def flat(result):
     return list(result.values())
 
 
+@functools.lru_cache(maxsize=1)
 def _compiled(metric):
     """Compiled as a whole, which is faster than each operation by itself."""
     import jax
+
+    step = jax.jit(metric.stateless_update_state)
 
     def update(*args, **kwargs):
         if isinstance(metric, kd.metrics.FidelityMetric):
             metric.build(args[0].shape, args[1].shape)
         values = [v.value for v in metric.variables]
-        after = jax.jit(metric.stateless_update_state)(values, *args, **kwargs)
+        after = step(values, *args, **kwargs)
         for variable, value in zip(metric.variables, after, strict=True):
             variable.assign(value)
 
