@@ -79,8 +79,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     weights, masks, metrics, mixed precision, data sets. `predict` runs the
     student alone, and so does `evaluate` where no fidelity metric compares it
     with the teacher. `distiller.student` is the model to keep; it holds
-    nothing of the teacher. A `train_step` or `compute_loss` of the
-    student's own isn't used.
+    nothing of the teacher. A `train_step` or `compute_loss` of the student's
+    own isn't used.
 
     A student that is compiled brings its loss, metrics and optimizer (a new
     one, of the same configuration). One that isn't gets Adam, `HardLabels`
@@ -402,10 +402,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 Sample weights count, as in `weighted_metrics`.
 
         Raises:
-            ValueError: If the backend can't do what is asked, or a metric
-                can't measure the models.
-            TypeError: If a metric between the two is among `metrics`, or the
-                other way around.
+            ValueError: If the backend can't do what is asked, a metric can't
+                measure the models, or one between the two is among `metrics`.
+            TypeError: If `fidelity_metrics` holds anything else.
         """
         if steps_per_execution > 1 and keras.backend.backend() == "torch":
             raise ValueError(

@@ -193,7 +193,7 @@ def check_metrics(metrics: Any, student: keras.Model, taken: list[str]) -> None:
     """
     for output, metric in _by_output(metrics, student):
         if isinstance(metric, FidelityMetric):
-            raise TypeError(
+            raise ValueError(
                 f"{type(metric).__name__} compares the student with the "
                 "teacher, not with labels. Received: metrics with "
                 f"'{metric.name}'. Pass it in compile(fidelity_metrics=[...])."
