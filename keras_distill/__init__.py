@@ -3,6 +3,7 @@
 from keras_distill import cache as cache
 from keras_distill import export as export
 from keras_distill import losses as losses
+from keras_distill import metrics as metrics
 from keras_distill import reports as reports
 from keras_distill import teachers as teachers
 from keras_distill.average_heads import average_heads as average_heads
@@ -66,6 +67,7 @@ __all__ = [
     "export_saved_model",
     "layer_errors",
     "losses",
+    "metrics",
     "quantization_aware",
     "report",
     "reports",

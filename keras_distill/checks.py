@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 
 from keras_distill.defaults import default_losses
 from keras_distill.features import TransferBatch, sublayers
 from keras_distill.losses.base import DistillationLoss
+
+
+class Looks(Protocol):
+    """A loss or metric that looks at one of the student's outputs."""
+
+    name: str
+    student_layer_name: Any
 
 
 def check_models(teacher: Any, student: Any) -> None:
@@ -77,8 +84,8 @@ def supports_jit(model: keras.Model | None) -> bool:
     )
 
 
-def labels_for(loss: DistillationLoss, y: Any) -> Any:
-    """The labels of the output that a loss looks at, if it needs them."""
+def labels_for(loss: Looks, y: Any) -> Any:
+    """The labels of the output that a loss or metric looks at."""
     if y is None:
         raise ValueError(
             f"{type(loss).__name__} needs hard labels. Received: a batch "
@@ -103,12 +110,12 @@ def sample_ids_for(loss: DistillationLoss, batch: TransferBatch) -> Any:
     return batch.sample_ids
 
 
-def weights_for(loss: DistillationLoss, sample_weight: Any) -> Any:
-    """The sample weights of the output that a loss looks at."""
+def weights_for(loss: Looks, sample_weight: Any) -> Any:
+    """The sample weights of the output that a loss or metric looks at."""
     return _of_output(loss, sample_weight, "sample_weight")
 
 
-def _of_output(loss: DistillationLoss, given: Any, what: str) -> Any:
+def _of_output(loss: Looks, given: Any, what: str) -> Any:
     if not keras.tree.is_nested(given):
         return given
     name = loss.student_layer_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,12 +102,7 @@ def compare(
     Raises:
         ValueError: If a name isn't there, or shapes can't be compared.
     """
-    seen_student = _extractor(
-        student, [n for x in losses for n in as_list(x.student_layer_name)]
-    )
-    seen_teacher = teacher and _extractor(
-        teacher, [n for x in losses for n in as_list(x.teacher_layer_name)]
-    )
+    seen_teacher, seen_student = extractors(teacher, student, losses)
     comparisons = [
         Comparison(name, loss)
         for name, loss in zip(_unique_names(losses), losses, strict=True)
@@ -133,6 +129,25 @@ def compare(
                     _check_data_format(loss, who, model)
         _fit_shapes(comparison, *shapes)
     return seen_teacher, seen_student, comparisons
+
+
+def extractors(
+    teacher: keras.Model | None, student: keras.Model, compared: Sequence[Any]
+) -> tuple[FeatureExtractor | None, FeatureExtractor]:
+    """Extractors of all that some losses and metrics look at.
+
+    Args:
+        teacher: A built model, or `None` where all its outputs were stored.
+        student: A built model.
+        compared: Objects with `teacher_layer_name` and `student_layer_name`.
+    """
+    seen_student = _extractor(
+        student, [n for x in compared for n in as_list(x.student_layer_name)]
+    )
+    seen_teacher = teacher and _extractor(
+        teacher, [n for x in compared for n in as_list(x.teacher_layer_name)]
+    )
+    return seen_teacher, seen_student
 
 
 def output_spec(model: keras.Model) -> Any:
@@ -171,7 +186,7 @@ def pick(
             raise ValueError(
                 f"The batch lacks what {who} layer '{name}' computed. "
                 f"Received: features {sorted(features)}. Store it with the "
-                f"{who}'s outputs, or leave out the loss that needs it."
+                f"{who}'s outputs, or leave out what needs it."
             )
         return features[name]
     if isinstance(output, tuple) and type(output) is not tuple and not name:
@@ -226,7 +241,7 @@ def _detect_probabilities(
         ("teacher", teacher, loss.teacher_layer_name),
         ("student", student, loss.student_layer_name),
     ):
-        found = _activation(model, name)
+        found = seen_activation(model, name)
         if model is None or found is None:
             continue
         called = (
@@ -265,7 +280,7 @@ def _check_data_format(loss: FeatureLoss, who: str, model: keras.Model) -> None:
         )
 
 
-def _activation(
+def seen_activation(
     model: keras.Model | StoredTeacher | None, name: LayerName
 ) -> str | None:
     """What an output went through, as far as it is known."""

@@ -23,7 +23,7 @@ from keras_distill.checks import (
     supports_jit,
     weights_for,
 )
-from keras_distill.comparison import as_list, compare
+from keras_distill.comparison import as_list, compare, extractors
 from keras_distill.defaults import (
     compile_arguments,
     default_hard_loss,
@@ -35,14 +35,23 @@ from keras_distill.features import (
     check_inputs,
     select_inputs,
 )
+from keras_distill.fidelity import ExaminedBatch, Fidelity, check_metrics
 from keras_distill.losses.base import DistillationLoss, Tensor
+from keras_distill.metrics.fidelity_metric import FidelityMetric
 
 
 class _StudentOutputs(NamedTuple):
-    """What one forward pass of the student gives while it is distilled."""
+    """What one forward pass of the student gives beside the teacher's.
+
+    Attributes:
+        output: The student's output.
+        compared: What each loss compares; nothing while it is evaluated.
+        measured: What each fidelity metric sees.
+    """
 
     output: Any
     compared: list[Any]
+    measured: list[list[Any]]
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -67,10 +76,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     `losses.SoftTargets`, since each loss has its own temperature.
 
     Everything else is Keras: `fit`, `evaluate`, `predict`, callbacks, sample
-    weights, masks, metrics, mixed precision, data sets. `evaluate` and
-    `predict` run the student alone. `distiller.student` is the model to keep;
-    it holds nothing of the teacher. A `train_step` or `compute_loss` of the
-    student's own isn't used.
+    weights, masks, metrics, mixed precision, data sets. `predict` runs the
+    student alone, and so does `evaluate` where no fidelity metric compares it
+    with the teacher. `distiller.student` is the model to keep; it holds
+    nothing of the teacher. A `train_step` or `compute_loss` of the student's
+    own isn't used.
 
     A student that is compiled brings its loss, metrics and optimizer (a new
     one, of the same configuration). One that isn't gets Adam, `HardLabels`
@@ -164,6 +174,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         given: dict[str, Any] = {
             "teacher": teacher,
             "teacher_inputs": teacher_inputs,
+            "stored": stored,
         }
         self._given = MappingProxyType(given)
         self._hides_teacher = False
@@ -176,6 +187,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         self._add_projectors()
         self._add_weights(loss_weights, hard_label_weight)
         self._add_terms()
+        self._fidelity = Fidelity(None, None, student)
         self.built = True
         try:
             self.compile()
@@ -282,18 +294,23 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @property
     def teacher_layers(self) -> list[str]:
-        """The teacher's hidden layers that the losses look at, sorted.
+        """The teacher's hidden layers that losses and metrics see, sorted.
 
         What to store beside its outputs.
         """
         names = {
             name
-            for loss in self.distillation_losses.values()
-            for name in as_list(loss.teacher_layer_name)
+            for looks in self._looking
+            for name in as_list(looks.teacher_layer_name)
             if isinstance(name, str)
         }
         view = self._teacher_view
         return sorted(names if view is None else names & set(view.layers))
+
+    @property
+    def _looking(self) -> list[Any]:
+        """All that looks at the models: losses and fidelity metrics."""
+        return [*self.distillation_losses.values(), *self._fidelity.metrics]
 
     @property
     def distillation_losses(self) -> Mapping[str, DistillationLoss]:
@@ -328,6 +345,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         return names
 
     @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that Keras resets, and gives their state in a step."""
+        return [*super().metrics, *self._fidelity.metrics]
+
+    @property
     def non_trainable_variables(self) -> list[keras.Variable]:
         """All that training doesn't change by gradients, the teacher included.
 
@@ -356,6 +378,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         steps_per_execution: int = 1,
         jit_compile: Any = "auto",
         auto_scale_loss: bool = True,
+        fidelity_metrics: Sequence[FidelityMetric] | None = None,
     ) -> None:
         """Configure training, as `keras.Model.compile` does for a model.
 
@@ -373,9 +396,15 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             steps_per_execution: As in Keras.
             jit_compile: As in Keras.
             auto_scale_loss: As in Keras.
+            fidelity_metrics: Metrics between the teacher and the student, such
+                as `metrics.Agreement()`. With them, `evaluate` and validation
+                run the teacher too, unless the batches hold its outputs.
+                Sample weights count, as in `weighted_metrics`.
 
         Raises:
-            ValueError: If the backend can't do what is asked.
+            ValueError: If the backend can't do what is asked, a metric can't
+                measure the models, or one between the two is among `metrics`.
+            TypeError: If `fidelity_metrics` holds anything else.
         """
         if steps_per_execution > 1 and keras.backend.backend() == "torch":
             raise ValueError(
@@ -400,6 +429,18 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 weighted_metrics = given.get("weighted_metrics")
         if jit_compile == "auto" and not supports_jit(self._given["teacher"]):
             jit_compile = False
+        fidelity = Fidelity(
+            fidelity_metrics,
+            self._given["teacher"] or self._given["stored"],
+            self.student,
+        )
+        taken = fidelity.names(labels=True)
+        for given_metrics in (metrics, weighted_metrics, self._terms):
+            check_metrics(given_metrics, self.student, taken)
+        self._fidelity = fidelity
+        self._teacher_view, self._student_view = extractors(
+            self._given["teacher"], self.student, self._looking
+        )
         self._saw_labels = False
         self._has_metrics = bool(metrics or weighted_metrics)
         for term in self._terms:
@@ -419,7 +460,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     def get_compile_config(self) -> Any:
         """What `compile_from_config` needs."""
-        return super().get_compile_config()
+        config = super().get_compile_config()
+        return {**config, "fidelity_metrics": self._fidelity.get_config()}
 
     def compile_from_config(self, config: Any) -> None:
         """Compile as the distiller that was saved."""
@@ -443,20 +485,26 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         return _filter_logs(result, lambda name: name in self._label_free())
 
     def test_step(self, *args: Any) -> Any:
-        """Run the student alone.
+        """Run the student, alone if no fidelity metric needs the teacher.
 
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None:
+        if y is None and not self._fidelity.names(labels=False):
             raise ValueError(
                 "`evaluate` compares the student with hard labels. Received: "
-                "a batch without labels. Pass y, or leave validation data out."
+                "a batch without labels. Pass y, leave validation data out, or "
+                "compile with fidelity_metrics, such as metrics.Agreement()."
             )
-        if isinstance(x, TransferBatch):
+        if self._fidelity.metrics:
+            x = ExaminedBatch(self._with_teacher(x, state))
+        elif isinstance(x, TransferBatch):
             x = x.inputs
         result = super().test_step(*state, (x, y, sample_weight))
+        if y is None:
+            known = self._fidelity.names(labels=False)
+            return _filter_logs(result, lambda name: name in known)
         terms = {term.name for term in self._terms}
         return _filter_logs(result, lambda name: name not in terms)
 
@@ -515,8 +563,14 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
         Returns:
             The student's output; for a `TransferBatch`, together with what
-            each loss compares.
+            each loss compares and each fidelity metric sees.
         """
+        if isinstance(inputs, ExaminedBatch):
+            output, features = self._student_view(
+                inputs.batch.inputs, training=training
+            )
+            measured = self._fidelity.student_sides(output, features)
+            return _StudentOutputs(output, [], measured)
         if isinstance(inputs, TransferBatch) and not inputs.holds_teacher:
             inputs = inputs.inputs
         if not isinstance(inputs, TransferBatch):
@@ -528,7 +582,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             comparison.student_side(output, features, training=training)
             for comparison in self._comparisons.values()
         ]
-        return _StudentOutputs(output, compared)
+        measured = self._fidelity.student_sides(output, features)
+        return _StudentOutputs(output, compared, measured)
 
     def compute_loss(
         self,
@@ -539,6 +594,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         training: bool = True,
     ) -> Tensor:
         """Blend the losses; for plain outputs, the student's own loss."""
+        if isinstance(x, ExaminedBatch):
+            y_pred = y_pred.output
         if not isinstance(y_pred, _StudentOutputs):
             return self._own_loss(x, y, y_pred, sample_weight, training)
         size = ops.shape(keras.tree.flatten(y_pred.output)[0])[0]
@@ -622,6 +679,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     ) -> Any:
         """Update the metrics with the student's output."""
         if isinstance(y_pred, _StudentOutputs):
+            batch = x.batch if isinstance(x, ExaminedBatch) else x
+            self._fidelity.update(batch, y_pred.measured, y, sample_weight)
             y_pred = y_pred.output
         self._saw_labels = self._saw_labels or y is not None
         if y is None or not self._has_metrics:
@@ -637,15 +696,16 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         # ask for labels of every output, even where there are no metrics.
         logs = {
             metric.name: metric.result()
-            for metric in self.metrics
+            for metric in super().metrics
             if metric.name != "compile_metrics"
         }
         if not self._saw_labels:
             del logs[self._terms[0].name]
-        return logs
+        return {**logs, **self._fidelity.results(self._saw_labels)}
 
     def _label_free(self) -> set[str]:
-        return {"loss", *(term.name for term in self._terms[1:])}
+        terms = (term.name for term in self._terms[1:])
+        return {"loss", *terms, *self._fidelity.names(labels=False)}
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
@@ -654,7 +714,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._student_alone():
+        with self._student_alone(not self._fidelity.metrics):
             return super().evaluate(*args, **kwargs)
 
     @functools.wraps(keras.Model.predict)
@@ -663,8 +723,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             return super().predict(*args, **kwargs)
 
     @contextmanager
-    def _student_alone(self) -> Iterator[None]:
-        before, self._teacher_rests = self._teacher_rests, True
+    def _student_alone(self, alone: bool = True) -> Iterator[None]:
+        before, self._teacher_rests = self._teacher_rests, alone
         try:
             with self._values_kept():
                 yield
@@ -684,7 +744,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         self._keeps_values = True
         try:
             with values_kept(
-                self._teacher_variables() if trains else [],
+                [] if self._teacher_rests else self._teacher_variables(),
                 lambda: [
                     *self.variables,
                     *(self.optimizer.variables if trains else []),

@@ -34,6 +34,17 @@ ALLOWED = {
     "losses.feature_loss": {"losses.base"},
     "losses": {"losses"},
     "losses.*": {"losses.base", "losses.feature_loss", "masks"},
+    "metrics": {"metrics"},
+    "metrics.*": {"labels", "losses.base", "masks", "metrics"},
+    "fidelity": {
+        "checks",
+        "comparison",
+        "features",
+        "heads",
+        "losses.base",
+        "masks",
+        "metrics",
+    },
     "heads": {"fake_quantization", "features"},
     "hard_labels": {"labels", "losses.base"},
     "classifier_reuse": {"features", "losses.feature_loss"},
@@ -51,7 +62,9 @@ ALLOWED = {
         "comparison",
         "defaults",
         "features",
+        "fidelity",
         "losses.base",
+        "metrics.fidelity_metric",
     },
     "checks": {"defaults", "features", "losses.base"},
     "cli": {"cache", "export"},
@@ -126,7 +139,16 @@ def test_imports_follow_the_design(module):
 
 
 @pytest.mark.parametrize(
-    "module", [kd, kd.cache, kd.losses, kd.export, kd.reports, kd.teachers]
+    "module",
+    [
+        kd,
+        kd.cache,
+        kd.losses,
+        kd.metrics,
+        kd.export,
+        kd.reports,
+        kd.teachers,
+    ],
 )
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
@@ -166,6 +188,7 @@ def test_public_objects_are_documented():
         kd,
         kd.cache,
         kd.losses,
+        kd.metrics,
         kd.export,
         kd.reports,
         kd.teachers,
