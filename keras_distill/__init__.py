@@ -38,6 +38,7 @@ from keras_distill.quantization_aware import (
 )
 from keras_distill.reports import Report as Report
 from keras_distill.reports import report as report
+from keras_distill.shrinking import shrink as shrink
 
 __all__ = [
     "Budget",
@@ -70,6 +71,7 @@ __all__ = [
     "report",
     "reports",
     "reuse_classifier",
+    "shrink",
     "teachers",
     "verify_litert",
 ]

@@ -59,7 +59,7 @@ class Repetition:
         """The parts that go: of 4 and a depth of a half, the 2nd and 4th."""
         count = len(self.parts)
         left = scaled(count, depth)
-        kept = {math.floor(i * count / left) for i in range(left)}
+        kept = {math.floor(i * count / left + 0.5) for i in range(left)}
         return [p for i, p in enumerate(self.parts) if i not in kept]
 
 
