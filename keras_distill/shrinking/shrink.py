@@ -218,8 +218,9 @@ def _check_width(
 
 def _warn_of_unknown(names: list[str]) -> None:
     if names:
+        shown = [*names[:5], "..."] if len(names) > 5 else names
         warnings.warn(
-            f"The units that {names} read keep their number, since nothing is "
+            f"The units that {shown} read keep their number, since nothing is "
             "known of what these layers or operations do with them. Use layers "
             "of Keras in their place to shrink these, too.",
             stacklevel=3,
