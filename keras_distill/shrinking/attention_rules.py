@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from keras_distill.shrinking.plans import LayerCall, Rule, WeightAxes, replaced
+from keras_distill.shrinking.plans import LayerCall, Rule, WeightAxes
 from keras_distill.shrinking.units import Axes, Labels
 
 
@@ -95,11 +95,12 @@ def _dot_product(call: LayerCall) -> list[Axes]:
     for axes in (query, value, key):
         call.units.keep(axes[1])
     call.units.tie(query[-1], key[-1])
-    if type(call.operation) is layers.AdditiveAttention:
-        scale = [((query[-1],), None)]
+    if call.operation.weights:
+        is_vector = type(call.operation) is layers.AdditiveAttention
+        scale: Axes = (query[-1],) if is_vector else ()
+        call.weigh((scale, None))
     else:
-        scale = [((), None)]
-    call.weigh(*(scale if call.operation.weights else []))
+        call.weigh()
     result: list[Axes] = [(None, None, value[-1]), (None, None, None)]
     return result[: len(call.call.outputs)]
 

@@ -39,7 +39,7 @@ def _first_group(call: LayerCall, labels: Labels, groups: int) -> Labels:
         return None
     rows = labels.reshape(groups, -1)
     call.units.tie(rows, rows[:1])
-    return rows[0]
+    return np.asarray(rows[0])
 
 
 def _transposed(call: LayerCall) -> Axes:

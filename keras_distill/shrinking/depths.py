@@ -98,8 +98,8 @@ def _repetitions(graph: CallGraph) -> list[Repetition]:
     found: list[Repetition] = []
     done: set[int] = set()
     finder = _Parts(graph)
-    for tensor in finder.tensors:
-        chain = []
+    for first in finder.tensors:
+        tensor, chain = first, []
         while tensor.number not in done:
             done.add(tensor.number)
             part = finder.part_from(tensor)

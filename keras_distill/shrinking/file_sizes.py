@@ -91,7 +91,9 @@ def _weights(layer: Any, scheme: Scheme) -> float:
     if isinstance(layer, keras.layers.BatchNormalization):
         # A bias is left of it.
         return 4.0 * int(layer.moving_mean.shape[0])
-    return sum(_weight(layer, tuple(w.shape), scheme) for w in _own_weights(layer))
+    return sum(
+        _weight(layer, tuple(w.shape), scheme) for w in _own_weights(layer)
+    )
 
 
 def _weight(layer: Any, shape: tuple[int, ...], scheme: Scheme) -> float:

@@ -156,7 +156,9 @@ def trace_calls(model: keras.Model) -> CallGraph:
             outputs = call(layer, outputs)
     else:
         copy = keras.models.clone_model(
-            model, clone_function=lambda operation: operation, call_function=call
+            model,
+            clone_function=lambda operation: operation,
+            call_function=call,
         )
         inputs, outputs = copy.input, copy.output
     return CallGraph(

@@ -15,27 +15,27 @@ Count: TypeAlias = "Callable[[Any, list[Shape], Shape], int]"
 
 
 def _dense(layer: Any, _: list[Shape], returned: Shape) -> int:
-    return math.prod(returned) * int(layer.kernel.shape[0])
+    return math.prod(returned) * _size(layer.kernel.shape[:1])
 
 
 def _convolution(layer: Any, _: list[Shape], returned: Shape) -> int:
     # A kernel without its filters is what one output value takes.
-    return math.prod(returned) * math.prod(layer.kernel.shape[:-1])
+    return math.prod(returned) * _size(layer.kernel.shape[:-1])
 
 
 def _depthwise(layer: Any, _: list[Shape], returned: Shape) -> int:
-    return math.prod(returned) * math.prod(layer.kernel.shape[:-2])
+    return math.prod(returned) * _size(layer.kernel.shape[:-2])
 
 
 def _separable(layer: Any, read: list[Shape], returned: Shape) -> int:
     depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
-    places = math.prod(returned) // layer.filters
-    return places * (math.prod(depthwise.shape) + math.prod(pointwise.shape))
+    places = math.prod(returned) // int(layer.filters)
+    return places * (_size(depthwise.shape) + _size(pointwise.shape))
 
 
 def _transposed(layer: Any, read: list[Shape], _: Shape) -> int:
     # Each input value is multiplied with the kernel of its channel.
-    return math.prod(read[0]) * math.prod(layer.kernel.shape[:-1])
+    return math.prod(read[0]) * _size(layer.kernel.shape[:-1])
 
 
 def _einsum(layer: Any, read: list[Shape], returned: Shape) -> int:
@@ -57,9 +57,9 @@ def _attention(layer: Any, read: list[Shape], _: Shape) -> int:
     query, value = read[0], read[1]
     pairs = query[0] * math.prod(query[1:-1]) * math.prod(value[1:-1])
     if type(layer) is layers.GroupQueryAttention:
-        return pairs * layer.num_query_heads * 2 * layer.head_dim
+        return pairs * 2 * int(layer.num_query_heads * layer.head_dim)
     sizes = layer.key_dim + layer.value_dim
-    return int(pairs * layer.num_heads * sizes)
+    return pairs * int(layer.num_heads * sizes)
 
 
 def _dot_product(layer: Any, read: list[Shape], _: Shape) -> int:
@@ -71,7 +71,11 @@ def _recurrent(layer: Any, read: list[Shape], _: Shape) -> int:
     cell = layer.cell
     kernels = (cell.kernel, cell.recurrent_kernel)
     steps = read[0][0] * read[0][1]
-    return steps * sum(math.prod(kernel.shape) for kernel in kernels)
+    return steps * sum(_size(kernel.shape) for kernel in kernels)
+
+
+def _size(shape: Any) -> int:
+    return int(math.prod(shape))
 
 
 def _of_ranks(name: str, count: Count) -> dict[Any, Count]:

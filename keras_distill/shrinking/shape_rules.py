@@ -164,8 +164,6 @@ def _expanded(call: LayerCall) -> Axes | list[Axes]:
     return tuple(result)
 
 
-
-
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (
@@ -206,23 +204,65 @@ RULES: dict[Any, Rule] = {
 # Operations of keras.ops have no public class: their names.
 OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(
-        (
-            "Abs Cast Celu Elu Erf Exp Gelu HardSigmoid HardSilu HardSwish"
-            " HardTanh Identity LeakyRelu Log Log1p Log2 Mish"
-            " Negative Relu Relu6 Rsqrt Selu Sigmoid Silu Softplus Softsign"
-            " Sqrt Square StopGradient Swish Tanh"
-        ).split(),
+        [
+            "Abs",
+            "Cast",
+            "Celu",
+            "Elu",
+            "Erf",
+            "Exp",
+            "Gelu",
+            "HardSigmoid",
+            "HardSilu",
+            "HardSwish",
+            "HardTanh",
+            "Identity",
+            "LeakyRelu",
+            "Log",
+            "Log1p",
+            "Log2",
+            "Mish",
+            "Negative",
+            "Relu",
+            "Relu6",
+            "Rsqrt",
+            "Selu",
+            "Sigmoid",
+            "Silu",
+            "Softplus",
+            "Softsign",
+            "Sqrt",
+            "Square",
+            "StopGradient",
+            "Swish",
+            "Tanh",
+        ],
         _same,
     ),
     **dict.fromkeys(
-        (
-            "Add Divide Equal Greater GreaterEqual Less LessEqual LogicalAnd"
-            " LogicalOr Maximum Minimum Multiply NotEqual Power Subtract"
-            " TrueDivide"
-        ).split(),
+        [
+            "Add",
+            "Divide",
+            "Equal",
+            "Greater",
+            "GreaterEqual",
+            "Less",
+            "LessEqual",
+            "LogicalAnd",
+            "LogicalOr",
+            "Maximum",
+            "Minimum",
+            "Multiply",
+            "NotEqual",
+            "Power",
+            "Subtract",
+            "TrueDivide",
+        ],
         _combined,
     ),
-    **dict.fromkeys("All Any Max Mean Min Sum Std Var".split(), _reduced),
+    **dict.fromkeys(
+        ["All", "Any", "Max", "Mean", "Min", "Sum", "Std", "Var"], _reduced
+    ),
     "Concatenate": _concatenated,
     "ExpandDims": _expanded,
     "GetItem": _indexed,

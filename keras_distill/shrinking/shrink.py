@@ -68,7 +68,7 @@ def shrink(
     Raises:
         TypeError: If the teacher is no model, or an argument no number.
         ValueError: If an argument is out of its range, the teacher shows no
-            graph, or nothing can be shrunk.
+            graph, nothing can be shrunk, or a layer can't be made again.
 
     Example:
         >>> import keras, keras_distill as kd
@@ -177,7 +177,7 @@ def _check_share(name: str, share: Any) -> None:
             f"{name} is a number. Received: {name}={share!r}. Pass 0.5, for "
             "instance."
         )
-    if not 0 < share <= 1:
+    if not 0 < float(share) <= 1:
         raise ValueError(
             f"{name} is the share that stays, above 0 and at most 1. "
             f"Received: {name}={share!r}. Pass 0.5, for instance."

@@ -43,7 +43,8 @@ class Units:
         if first is None or second is None:
             self.keep(second if first is None else first)
         else:
-            self._ties.append(np.broadcast_arrays(first, second))
+            first, second = np.broadcast_arrays(first, second)
+            self._ties.append((first, second))
 
     def keep(self, labels: Labels) -> None:
         """Let units stay in any case."""
@@ -104,7 +105,7 @@ class Units:
             )
             order = np.argsort(-sums[roots], kind="stable")
             stays[np.array(roots)[order[:count]]] = True
-        return stays[classes]
+        return np.asarray(stays[classes])
 
 
 def scaled(count: int, factor: float, multiple_of: int = 1) -> int:
@@ -138,12 +139,11 @@ def reshaped(
     (axis,) = labelled
     spread = [1] * (len(shape) - 1)
     spread[axis - 1] = -1
-    everywhere = np.broadcast_to(axes[axis].reshape(spread), shape[1:])
-    moved = everywhere.reshape(target[1:])
+    spaces, places = _known(shape), _known(target)
+    units_there = np.asarray(axes[axis]).reshape(spread)
+    moved = np.broadcast_to(units_there, spaces).reshape(places)
     varying = [
-        i
-        for i in range(moved.ndim)
-        if (moved != moved.take([0], axis=i)).any()
+        i for i in range(moved.ndim) if (moved != moved.take([0], axis=i)).any()
     ]
     # A single unit varies along no axis, and stays.
     if not varying:
@@ -158,3 +158,8 @@ def reshaped(
         units.tie(moved, first)
     result[last + 1] = first.ravel()
     return tuple(result)
+
+
+def _known(shape: tuple[int | None, ...]) -> list[int]:
+    """A shape without its batch, of which all sizes are known."""
+    return [size for size in shape[1:] if size is not None]

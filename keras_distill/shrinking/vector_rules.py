@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from keras_distill.shrinking.plans import LayerCall, Rule, bias, replaced
-from keras_distill.shrinking.units import Axes, Labels
+from keras_distill.shrinking.units import Axes
 
 # How many times a recurrent layer's units stand in its kernel.
 _GATES = {layers.GRU: 3, layers.LSTM: 4, layers.SimpleRNN: 1}

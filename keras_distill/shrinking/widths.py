@@ -121,11 +121,12 @@ class Widths:
             for weight, (axes, axis) in zip(
                 layer.weights, self.plans[id(layer)].weights or [], strict=False
             ):
-                if axis is None or axes[axis] is None:
+                labels = None if axis is None else axes[axis]
+                if axis is None or labels is None:
                     continue
                 array = keras.ops.convert_to_numpy(weight).astype("float64")
                 others = tuple(
                     i for i in range(array.ndim) if i != axis % array.ndim
                 )
-                np.add.at(norms, axes[axis], np.square(array).sum(others))
+                np.add.at(norms, labels, np.square(array).sum(others))
         return norms

@@ -144,9 +144,7 @@ def test_what_has_no_size_costs_nothing_known():
         kd.model_cost(3)
     with pytest.raises(ValueError, match="isn't built"):
         kd.model_cost(keras.Sequential([layers.Dense(2)]))
-    free = keras.Sequential(
-        [keras.Input((None, None, 1)), layers.Conv2D(2, 1)]
-    )
+    free = keras.Sequential([keras.Input((None, None, 1)), layers.Conv2D(2, 1)])
     with pytest.raises(ValueError, match=r"Received: .*\(None, None, None"):
         kd.model_cost(free)
 

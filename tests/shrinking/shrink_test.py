@@ -1,13 +1,10 @@
 """Students of each family: what of the teacher they have, and what not."""
 
-import sys
-import pathlib
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from shrinking.families import FAMILIES, cnn, resnet, vit
+from shrinking.families import FAMILIES, cnn, resnet
 from support import assert_same_values, mlp, values
 
 import keras_distill as kd
@@ -30,9 +27,7 @@ def _examples(model):
 
 def _outputs(model):
     outputs = model(_examples(model), training=False)
-    return [
-        keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(outputs)
-    ]
+    return [keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(outputs)]
 
 
 def _with_statistics(model):
@@ -98,9 +93,7 @@ def test_a_narrow_student_has_the_teachers_form(family):
 def test_what_goes_is_what_does_nothing(family):
     teacher = _without_odd_units(_with_statistics(FAMILIES[family]()))
     student = kd.shrink(teacher, width=0.5, initialize="norm")
-    for ours, theirs in zip(
-        _outputs(student), _outputs(teacher), strict=True
-    ):
+    for ours, theirs in zip(_outputs(student), _outputs(teacher), strict=True):
         assert np.abs(theirs).max() > 1e-3
         # Other sizes are added up in another order.
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -157,3 +150,173 @@ def test_a_chain_loses_layers_with_their_normalisation():
         *("conv0", "norm0", "relu0", "conv2", "norm2", "relu2"),
         "flatten",
     ]
+
+
+def test_groups_of_a_normalisation_go_as_a_whole():
+    def network(groups):
+        return keras.Sequential(
+            [
+                keras.Input((4, 4, 3)),
+                layers.Conv2D(8, 1, name="conv"),
+                layers.GroupNormalization(groups, name="norm"),
+                layers.Conv2D(3, 1, name="logits"),
+            ]
+        )
+
+    teacher = _with_statistics(network(4))
+    kernel = keras.ops.convert_to_numpy(teacher.layers[0].kernel).copy()
+    kernel[..., [0, 1, 4, 5]] = 0
+    teacher.layers[0].kernel.assign(kernel)
+    teacher.layers[0].bias.assign(np.repeat([0.0, 1.0, 0.0, 1.0], 2))
+    teacher.get_layer("norm").beta.assign(np.repeat([0.0, 1, 0, 1], 2))
+    student = kd.shrink(teacher, width=0.5, initialize="norm")
+    assert student.get_layer("norm").groups == 2
+    np.testing.assert_allclose(
+        _outputs(student)[0], _outputs(teacher)[0], rtol=1e-5, atol=1e-5
+    )
+    # One group over all units is free in what it loses.
+    assert kd.shrink(network(1), 0.25).get_layer("norm").groups == 1
+
+
+def test_units_are_rounded_to_multiples():
+    teacher = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(40, name="wide"),
+            layers.Dense(6, name="narrow"),
+            layers.Dense(3),
+        ]
+    )
+    student = kd.shrink(teacher, width=0.3, multiple_of=8)
+    assert student.get_layer("wide").units == 16
+    # Never more than the teacher has.
+    assert student.get_layer("narrow").units == 6
+
+
+def test_a_student_keeps_policies_and_learns_all():
+    teacher = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Normalization(mean=None, name="scale"),
+            layers.Dense(4, dtype="mixed_bfloat16", name="hidden"),
+            layers.Dense(3),
+        ]
+    )
+    teacher.get_layer("scale").adapt(np.ones((2, 4)) * [[1.0], [3.0]])
+    teacher.trainable = False
+    student = kd.shrink(teacher)
+    hidden = student.get_layer("hidden")
+    assert hidden.dtype_policy.name == "mixed_bfloat16"
+    assert len(student.trainable_weights) == 4
+    assert not teacher.trainable_weights
+    # Statistics of the data aren't learned, so that they come along.
+    scale = student.get_layer("scale")
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(scale(np.full((1, 4), 4.0))), [[2.0] * 4]
+    )
+
+
+class Doubling(layers.Layer):
+    """A layer that nothing is known of."""
+
+    def call(self, x):
+        return 2 * x
+
+
+def test_what_nothing_is_known_of_stays_and_is_named():
+    teacher = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, name="free"),
+            layers.Dense(8, name="read"),
+            Doubling(name="doubling"),
+            layers.Lambda(lambda x: x + 1, name="adding"),
+            layers.Dense(3),
+        ]
+    )
+    with pytest.warns(UserWarning, match=r"\['doubling'\] read"):
+        student = kd.shrink(teacher, initialize="norm")
+    assert student.get_layer("free").units == 4
+    assert student.get_layer("read").units == 8
+    assert _outputs(student)[0].shape == (3, 3)
+
+
+class Nameless(layers.Layer):
+    """A layer whose config doesn't say its argument."""
+
+    def __init__(self, factor, name=None):
+        super().__init__(name=name)
+        self.factor = factor
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def call(self, x):
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"width": 0}, ValueError, "Received: width=0"),
+        ({"width": 1.5}, ValueError, "Received: width=1.5"),
+        ({"width": float("nan")}, ValueError, "Received: width=nan"),
+        ({"width": "half"}, TypeError, "Received: width='half'"),
+        ({"depth": -1}, ValueError, "Received: depth=-1"),
+        ({"depth": True}, TypeError, "Received: depth=True"),
+        ({"initialize": "best"}, ValueError, "Received: initialize='best'"),
+        ({"multiple_of": 0}, ValueError, "Received: multiple_of=0"),
+        ({"multiple_of": 1.0}, TypeError, "Received: multiple_of=1.0"),
+        ({"depth": 0.5}, ValueError, "no blocks. Pass depth=1"),
+        ({"width": 0.99}, ValueError, "Received: width=0.99 and"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kd.shrink(mlp(), **arguments)
+
+
+def test_a_depth_that_drops_nothing_is_no_depth():
+    with pytest.raises(ValueError, match=r"repeat \[2\] times"):
+        kd.shrink(_chain("a", "b", "c"), width=1, depth=0.9)
+
+
+def test_teachers_that_show_nothing_to_shrink():
+    with pytest.raises(TypeError, match="teacher=None"):
+        kd.shrink(None)
+    with pytest.raises(ValueError, match="isn't built"):
+        kd.shrink(keras.Sequential([layers.Dense(2)]))
+    odd = keras.Sequential(
+        [keras.Input((4,)), Nameless(2.0), layers.Dense(4), layers.Dense(3)]
+    )
+    with pytest.raises(ValueError, match="can't be made again from its own"):
+        kd.shrink(odd)
+
+
+def test_a_subclassed_teacher_shows_no_graph():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    teacher = Subclassed()
+    teacher(np.zeros((1, 4), "float32"))
+    with pytest.raises(ValueError, match="shows no graph"):
+        kd.shrink(teacher)
+
+
+def test_a_student_is_distilled_with_hints_by_the_same_names():
+    teacher = resnet()
+    student = kd.shrink(teacher, depth=0.5, initialize="norm")
+    hint = kd.losses.Hint("b4", "b3", projector="auto")
+    distiller = kd.Distiller(
+        teacher, student, losses=[kd.losses.SoftTargets(), hint]
+    )
+    x = _examples(teacher)
+    before = values(teacher.variables)
+    history = distiller.fit(x, np.arange(3), epochs=2, verbose=0)
+    assert history.history["loss"][1] < history.history["loss"][0]
+    assert_same_values(values(teacher.variables), before)
