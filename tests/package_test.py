@@ -87,6 +87,8 @@ ALLOWED = {
         "reports",
         "teachers",
     },
+    "shrinking": {"shrinking"},
+    "shrinking.*": {"export.schemes", "features", "model_graphs", "shrinking"},
     "teachers": {"teachers"},
     "teachers.*": {"backends", "export", "features", "heads", "teachers"},
     "output_names": set(),
@@ -147,6 +149,7 @@ def test_imports_follow_the_design(module):
         kd.metrics,
         kd.export,
         kd.reports,
+        kd.shrinking,
         kd.teachers,
     ],
 )
@@ -191,6 +194,7 @@ def test_public_objects_are_documented():
         kd.metrics,
         kd.export,
         kd.reports,
+        kd.shrinking,
         kd.teachers,
     ):
         for name in module.__all__:
