@@ -1,5 +1,6 @@
 """Losses between a teacher and a student."""
 
+from keras_distill.losses import catalogue
 from keras_distill.losses.activation_boundary import (
     ActivationBoundary as ActivationBoundary,
 )
@@ -9,7 +10,6 @@ from keras_distill.losses.attention_transfer import (
 from keras_distill.losses.base import DistillationLoss as DistillationLoss
 from keras_distill.losses.base import LogitLoss as LogitLoss
 from keras_distill.losses.catalogue import Method as Method
-from keras_distill.losses.catalogue import find_method, methods_of
 from keras_distill.losses.channel_wise import ChannelWise as ChannelWise
 from keras_distill.losses.class_attention import (
     ClassAttention as ClassAttention,
@@ -185,7 +185,7 @@ def methods() -> tuple[Method, ...]:
         >>> [m.name for m in kd.losses.methods() if m.acronym == "DKD"]
         ['DecoupledSoftTargets']
     """
-    return methods_of(globals()[name] for name in __all__)
+    return catalogue.methods_of(globals()[name] for name in __all__)
 
 
 def method(name: str) -> Method:
@@ -202,7 +202,7 @@ def method(name: str) -> Method:
         >>> kd.losses.method("Hint").paper
         'Romero et al. 2015'
     """
-    return find_method(name, methods())
+    return catalogue.find_method(name, methods())
 
 
 def __dir__() -> list[str]:

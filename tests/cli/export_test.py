@@ -80,12 +80,11 @@ def test_a_users_error_is_one_line_and_status_2(files):
 
 WRONG = {
     "shapes": ("s.tflite", "narrow.npz", r"shape \(6,\). Received"),
-    "names": ("s.tflite", "others.npz", "arrays a, b in .*, for inputs pixels"),
+    "names": ("s.tflite", "others.npz", r"has inputs \['pixels'\] but"),
     "file": ("s.tflite", "no.npz", "No such file"),
-    "kind of file": ("s.tflite", "array.npy", "as `np.savez` writes it"),
     "no archive": ("s.tflite", "noise.npz", "as `np.savez` writes it"),
     "folder": ("no/s.tflite", "data.npz", "There is no folder"),
-    "suffix": ("s.onnx", "data.npz", "ends in '.tflite'"),
+    "suffix": ("s.onnx", "data.npz", "ends in .tflite"),
 }
 
 
@@ -101,14 +100,6 @@ def test_says_what_is_wrong(case, files, capsys):
     assert captured.out == ""
     assert re.search(message, captured.err)
     assert len(captured.err.splitlines()) == 1
-
-
-def test_folder_that_cannot_be_written_to(files, capsys, monkeypatch):
-    # The tests may run as a user who may do anything.
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    paths = [str(files / name) for name in ("student.keras", "s.tflite")]
-    assert cli.main(["export", *paths]) == 2
-    assert "can't be written to" in capsys.readouterr().err
 
 
 def test_several_inputs_are_found_by_name(tmp_path, capsys):
