@@ -5,6 +5,7 @@ from keras_distill import data as data
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill import reports as reports
+from keras_distill import shrinking as shrinking
 from keras_distill import teachers as teachers
 from keras_distill.average_heads import average_heads as average_heads
 from keras_distill.cache import TeacherCache as TeacherCache
@@ -40,6 +41,9 @@ from keras_distill.quantization_aware import (
 )
 from keras_distill.reports import Report as Report
 from keras_distill.reports import report as report
+from keras_distill.shrinking import ModelCost as ModelCost
+from keras_distill.shrinking import model_cost as model_cost
+from keras_distill.shrinking import shrink as shrink
 
 __all__ = [
     "Budget",
@@ -49,6 +53,7 @@ __all__ = [
     "HardLabels",
     "LiteRTArtifact",
     "Metadata",
+    "ModelCost",
     "ONNXArtifact",
     "OpenVINOArtifact",
     "Quantization",
@@ -70,10 +75,13 @@ __all__ = [
     "layer_errors",
     "load_data",
     "losses",
+    "model_cost",
     "quantization_aware",
     "report",
     "reports",
     "reuse_classifier",
+    "shrink",
+    "shrinking",
     "teachers",
     "verify_litert",
 ]

@@ -74,6 +74,8 @@ ALLOWED = {
         "reports",
         "teachers",
     },
+    "shrinking": {"shrinking"},
+    "shrinking.*": {"export.schemes", "features", "model_graphs", "shrinking"},
     "teachers": {"teachers"},
     "teachers.*": {"backends", "export", "features", "heads", "teachers"},
     "output_names": set(),
@@ -126,7 +128,16 @@ def test_imports_follow_the_design(module):
 
 
 @pytest.mark.parametrize(
-    "module", [kd, kd.cache, kd.losses, kd.export, kd.reports, kd.teachers]
+    "module",
+    [
+        kd,
+        kd.cache,
+        kd.losses,
+        kd.export,
+        kd.reports,
+        kd.shrinking,
+        kd.teachers,
+    ],
 )
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
@@ -168,6 +179,7 @@ def test_public_objects_are_documented():
         kd.losses,
         kd.export,
         kd.reports,
+        kd.shrinking,
         kd.teachers,
     ):
         for name in module.__all__:
