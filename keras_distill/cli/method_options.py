@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_distill import losses
 from keras_distill.cli.arguments import UsageError
-from keras_distill.losses import DistillationLoss, LogitLoss
+from keras_distill.losses import DistillationLoss, LogitLoss, method
 
 # What a distiller asks of its losses, or names for itself.
 _NOT_OPTIONS = ("dtype", "reduction")
@@ -42,7 +41,7 @@ def losses_of(
     Raises:
         ValueError: If a name or value isn't known, or one isn't used.
     """
-    methods = [losses.method(name) for name, *_ in chosen]
+    methods = [method(name) for name, *_ in chosen]
     given = [_split(options) for _, *options in chosen]
     kinds = [method.loss for method in methods]
     if temperature is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from keras_distill import losses
 from keras_distill.cli.arguments import Commands, add_command
 from keras_distill.cli.console import columns, print_json
-from keras_distill.losses import Method
+from keras_distill.losses import Method, methods
+from keras_distill.losses import method as method_of
 
 _HEADER = (
     "method",
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     if parsed.name is not None:
-        method = losses.method(parsed.name)
+        method = method_of(parsed.name)
         if parsed.json:
             print_json(
                 {**_facts(method), "documentation": method.documentation}
@@ -52,7 +52,7 @@ def _run(parsed: argparse.Namespace) -> int:
         else:
             print(f"{method.name}\n\n{method.documentation}")
         return 0
-    found = losses.methods()
+    found = methods()
     if parsed.json:
         print_json([_facts(method) for method in found])
     else:
