@@ -22,7 +22,7 @@ from keras_distill.cli.distill_data import (
     require_fitting,
     require_what_needs_labels,
 )
-from keras_distill.cli.files import load_model, save_model
+from keras_distill.cli.files import classes_of, load_model, save_model
 from keras_distill.cli.scores import Score, chance, score
 from keras_distill.cli.training import (
     chosen_losses,
@@ -81,7 +81,8 @@ def _run(parsed: argparse.Namespace) -> int:
     require_what_needs_labels(parsed, losses, data)
     if parsed.export is not None:
         require_exportable(student)
-    taught, before = score(teacher, data.test), score(student, data.test)
+    taught = _score_of_teacher(teacher, student, data)
+    before = score(student, data.test)
     _introduce(parsed, taught, before, data)
     alone = None
     if parsed.alone:
@@ -127,6 +128,15 @@ def _student(parsed: argparse.Namespace, teacher: keras.Model) -> keras.Model:
         depth=1.0 if parsed.depth is None else parsed.depth,
         initialize="norm" if parsed.from_teacher else None,
     )
+
+
+def _score_of_teacher(
+    teacher: keras.Model, student: keras.Model, data: Data
+) -> Score:
+    if classes_of(teacher) == classes_of(student):
+        return score(teacher, data.test)
+    # The labels are the student's classes; a class_map has the teacher's.
+    return Score(int(teacher.count_params()), None, None)
 
 
 def _introduce(
