@@ -1,10 +1,16 @@
 """The README's table of methods is that of the losses."""
 
+import inspect
+
 import methods_table
 import pytest
 
 import keras_distill as kd
-from keras_distill.losses.catalogue import acronym_of, paper_of
+from keras_distill.losses.catalogue import (
+    NORMALIZE,
+    acronym_of,
+    paper_of,
+)
 
 
 def test_table_is_that_of_the_losses():
@@ -20,6 +26,16 @@ def test_table_has_each_method():
     for method in methods:
         (line,) = [x for x in lines if x.startswith(f"| `{method}`")]
         assert "20" in line.split(" | ")[1]
+
+
+def test_knows_which_losses_relate_examples_by_normalizing_alone():
+    relating = [m for m in kd.losses.methods() if m.loss.relates_examples]
+    assert set(NORMALIZE) == {
+        method.name
+        for method in relating
+        if "BatchNormalization("
+        in inspect.getsource(inspect.getmodule(method.loss))
+    }
 
 
 def made(text):

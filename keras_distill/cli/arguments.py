@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 Commands: TypeAlias = Any
 
 _DATA = """\
-data:
+what data may be:
   tfds:NAME      of TensorFlow Datasets, such as tfds:cifar10
   data.npz       labels in the array y, inputs in the others; or x_train,
                  y_train, x_test, ...

@@ -103,9 +103,18 @@ def _add_method(command: argparse.ArgumentParser) -> None:
 
 def _add_training(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("training")
-    group.add_argument("--epochs", type=positive, default=10)
-    group.add_argument("--batch-size", type=positive, default=32)
-    group.add_argument("--learning-rate", type=number, default=1e-3)
+    group.add_argument(
+        "--epochs", type=positive, default=10, help="(default: 10)"
+    )
+    group.add_argument(
+        "--batch-size", type=positive, default=32, help="(default: 32)"
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=number,
+        default=1e-3,
+        help="of Adam (default: 0.001)",
+    )
     group.add_argument(
         "--validation",
         metavar="SHARE|DATA",
@@ -116,7 +125,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         metavar="SPLIT",
         help="part of the validation data, or of the data",
     )
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--seed", type=int, default=0, help="of all that is drawn (default: 0)"
+    )
     group.add_argument(
         "--cache",
         type=pathlib.Path,

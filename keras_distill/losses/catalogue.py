@@ -23,7 +23,7 @@ _AXES = {5: "volumes", 4: "feature maps", 3: "tokens", 2: "vectors"}
 _RELATIONS = "relations between examples"
 # Their examples depend on each other by batch normalization alone, whatever
 # layers these compare.
-_NORMALIZE = (
+NORMALIZE = (
     "FactorTransfer",
     "KnowledgeReview",
     "SemanticCalibration",
@@ -161,7 +161,7 @@ def paper_of(documented: Callable[..., Any]) -> str:
 
 
 def _compares(loss: type[DistillationLoss]) -> str:
-    if loss.relates_examples and loss.__name__ not in _NORMALIZE:
+    if loss.relates_examples and loss.__name__ not in NORMALIZE:
         return _RELATIONS
     if issubclass(loss, LogitLoss):
         return "logits"
