@@ -108,3 +108,41 @@ def evaluate(loss, teacher, student, *weights):
 def evaluate_with_labels(loss, teacher, student, labels):
     """The same of a loss that looks at the labels."""
     return evaluate(loss, {"teacher": teacher, "labels": labels}, student)
+
+
+def gradient(function, x):
+    """The gradient of a function to a scalar, as a NumPy array."""
+    return as_float(_gradient(function, x))
+
+
+def as_float(tensor):
+    """A NumPy array; bfloat16, which NumPy doesn't know, as float32."""
+    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
+        tensor = keras.ops.cast(tensor, "float32")
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def _gradient(function, x):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def once(x):
+            # What layers assign in there are no values to keep.
+            with keras.StatelessScope():
+                return function(x)
+
+        # Compiled as a whole, which is faster than each operation by itself.
+        return jax.jit(jax.grad(once))(keras.ops.convert_to_tensor(x))
+    import torch
+
+    with torch.enable_grad():
+        x = keras.ops.convert_to_tensor(x).detach().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]

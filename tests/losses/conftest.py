@@ -5,32 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-
-
-def _gradient(function, x):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        x = tf.convert_to_tensor(x)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = function(x)
-        return tape.gradient(value, x)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        def once(x):
-            # What layers assign in there are no values to keep.
-            with keras.StatelessScope():
-                return function(x)
-
-        # Compiled as a whole, which is faster than each operation by itself.
-        return jax.jit(jax.grad(once))(keras.ops.convert_to_tensor(x))
-    import torch
-
-    with torch.enable_grad():
-        x = keras.ops.convert_to_tensor(x).detach().requires_grad_()
-        return torch.autograd.grad(function(x), x)[0]
+import support
 
 
 def _numeric_gradient(function, x, step=1e-5):
@@ -52,19 +27,8 @@ def differentiable():
 
 @pytest.fixture(scope="session")
 def gradient(differentiable):
-    """`gradient(f, x)`: of a function to a scalar, as a NumPy array.
-
-    bfloat16, which NumPy doesn't know, comes back as float32.
-    """
-
-    def of(function, x):
-        result = _gradient(function, x)
-        dtype = keras.backend.standardize_dtype(result.dtype)
-        if dtype == "bfloat16":
-            result = keras.ops.cast(result, "float32")
-        return keras.ops.convert_to_numpy(result)
-
-    return of
+    """`gradient(f, x)`: of a function to a scalar, as a NumPy array."""
+    return support.gradient
 
 
 @pytest.fixture(scope="session")
