@@ -110,7 +110,11 @@ def _repetitions(graph: CallGraph) -> list[Repetition]:
                 # What repeats within a block isn't thinned, too.
                 done |= finder.inside(part)
             tensor = part.exit
-        found += _in_chain(graph, chain)
+        for repetition in _in_chain(graph, chain):
+            found.append(repetition)
+            # What repeats as a whole isn't thinned within, either.
+            for part in (p for parts in repetition.parts for p in parts):
+                done |= finder.inside(part)
     return found
 
 

@@ -197,6 +197,9 @@ def remade(operation: Any, **sizes: Any) -> Any:
     """
     try:
         config = {**operation.get_config(), **sizes}
+        if isinstance(operation, keras.Layer):
+            # TensorFlow asks for it when a variable is made.
+            config["trainable"] = True
         if type(operation) is keras.layers.Lambda:
             # Keras reads no function from a config: it may be a stranger's.
             config["function"] = operation.function

@@ -75,8 +75,12 @@ class Builder:
             )
             if not is_plain or not source.weights:
                 continue
-            if every or isinstance(source, keras.layers.Normalization):
+            is_statistic = isinstance(source, keras.layers.Normalization)
+            if every or is_statistic:
                 target.set_weights(self._weights(source))
+            if is_statistic:
+                # It computes with other numbers, which follow from these.
+                target.finalize_state()
 
     def _new(self, operation: Any) -> Any:
         if id(operation) in self._graphs:

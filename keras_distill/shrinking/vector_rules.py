@@ -91,7 +91,8 @@ def _resized(layer: Any, name: str, out: np.ndarray) -> Any:
         old = layer.get_config()[name]
         # Without the sizes of the teacher that it would be built with.
         kept = {k: v for k, v in old.items() if k != "build_config"}
-        return {**kept, "config": {**old["config"], "units": count(out)}}
+        changed = {"units": count(out), "trainable": True}
+        return {**kept, "config": {**old["config"], **changed}}
 
     return entry
 

@@ -88,9 +88,7 @@ def grouped_attention():
     x = layers.Dense(8, name="embed")(tokens)
     attend = layers.GroupQueryAttention(3, 4, 2, name="grouped")
     x = layers.Add()([x, attend(x, x)])
-    attend = layers.MultiHeadAttention(
-        2, 3, value_dim=2, output_shape=6, name="other"
-    )
+    attend = layers.MultiHeadAttention(2, 3, output_shape=6, name="other")
     y = layers.Attention()([attend(x, x), layers.Dense(6, name="memory")(x)])
     return keras.Model(tokens, layers.Dense(3, name="logits")(y))
 
