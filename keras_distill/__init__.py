@@ -1,6 +1,7 @@
 """Knowledge distillation for Keras 3, from teacher to device."""
 
 from keras_distill import cache as cache
+from keras_distill import data as data
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill import metrics as metrics
@@ -13,6 +14,7 @@ from keras_distill.cache import Views as Views
 from keras_distill.classifier_reuse import (
     reuse_classifier as reuse_classifier,
 )
+from keras_distill.data import load_data as load_data
 from keras_distill.distiller import Distiller as Distiller
 from keras_distill.export import Budget as Budget
 from keras_distill.export import ExportArtifact as ExportArtifact
@@ -64,6 +66,7 @@ __all__ = [
     "Views",
     "average_heads",
     "cache",
+    "data",
     "export",
     "export_litert",
     "export_microcontroller",
@@ -71,6 +74,7 @@ __all__ = [
     "export_openvino",
     "export_saved_model",
     "layer_errors",
+    "load_data",
     "losses",
     "metrics",
     "model_cost",

@@ -1,9 +1,16 @@
 """The README's table of methods is that of the losses."""
 
+import inspect
+
 import methods_table
 import pytest
 
 import keras_distill as kd
+from keras_distill.losses.catalogue import (
+    NORMALIZE,
+    acronym_of,
+    paper_of,
+)
 
 
 def test_table_is_that_of_the_losses():
@@ -12,13 +19,23 @@ def test_table_is_that_of_the_losses():
 
 
 def test_table_has_each_method():
-    methods = {loss.__name__ for loss in methods_table.losses()}
+    methods = {method.name for method in kd.losses.methods()}
     assert {"SoftTargets", "Hint", "ActivationBoundary"} <= methods
     assert "LogitLoss" not in methods
     lines = methods_table.table().splitlines()
     for method in methods:
         (line,) = [x for x in lines if x.startswith(f"| `{method}`")]
         assert "20" in line.split(" | ")[1]
+
+
+def test_knows_which_losses_relate_examples_by_normalizing_alone():
+    relating = [m for m in kd.losses.methods() if m.loss.relates_examples]
+    assert set(NORMALIZE) == {
+        method.name
+        for method in relating
+        if "BatchNormalization("
+        in inspect.getsource(inspect.getmodule(method.loss))
+    }
 
 
 def made(text):
@@ -37,14 +54,14 @@ def made(text):
 )
 def test_reads_references(reference, expected):
     loss = made(f"Line.\n\nReference:\n    {reference}")
-    assert methods_table.paper(loss) == expected
+    assert paper_of(loss) == expected
 
 
 def test_says_which_reference_it_cannot_read():
-    with pytest.raises(AssertionError, match="Made: its Reference"):
-        methods_table.paper(made("Line.\n\nReference:\n    See there."))
-    with pytest.raises(AssertionError, match="Made: it has no Reference"):
-        methods_table.paper(made("Line."))
+    with pytest.raises(ValueError, match="Made: its Reference"):
+        paper_of(made("Line.\n\nReference:\n    See there."))
+    with pytest.raises(ValueError, match="Made: it has no Reference"):
+        paper_of(made("Line."))
 
 
 @pytest.mark.parametrize(
@@ -57,9 +74,9 @@ def test_says_which_reference_it_cannot_read():
     ],
 )
 def test_reads_acronyms(line, expected):
-    assert methods_table.acronym(made(line)) == expected
+    assert acronym_of(made(line)) == expected
 
 
 def test_says_which_acronym_it_cannot_read():
-    with pytest.raises(AssertionError, match="Made: the first line"):
-        methods_table.acronym(made("Something (for a test) and more."))
+    with pytest.raises(ValueError, match="Made: the first line"):
+        acronym_of(made("Something (for a test) and more."))

@@ -1,5 +1,6 @@
 """Losses between a teacher and a student."""
 
+from keras_distill.losses import catalogue
 from keras_distill.losses.activation_boundary import (
     ActivationBoundary as ActivationBoundary,
 )
@@ -8,6 +9,7 @@ from keras_distill.losses.attention_transfer import (
 )
 from keras_distill.losses.base import DistillationLoss as DistillationLoss
 from keras_distill.losses.base import LogitLoss as LogitLoss
+from keras_distill.losses.catalogue import Method as Method
 from keras_distill.losses.channel_wise import ChannelWise as ChannelWise
 from keras_distill.losses.class_attention import (
     ClassAttention as ClassAttention,
@@ -137,6 +139,7 @@ __all__ = [
     "LogitLoss",
     "LogitMatching",
     "MaskedGeneration",
+    "Method",
     "MultiLevelLogits",
     "NeuronSelectivity",
     "NormalizedSoftTargets",
@@ -160,9 +163,46 @@ __all__ = [
     "TotalVariation",
     "VariationalInformation",
     "WeightedSoftTargets",
+    "method",
+    "methods",
     "paraphraser",
     "relu_margin",
 ]
+
+
+def methods() -> tuple[Method, ...]:
+    """All methods of this module, with what they need.
+
+    `reuse_classifier` (SimKD) isn't among them: it makes a student, and is no
+    loss.
+
+    Returns:
+        A record for each loss: those of logits first, then those of layers,
+        then those of relations between examples.
+
+    Example:
+        >>> import keras_distill as kd
+        >>> [m.name for m in kd.losses.methods() if m.acronym == "DKD"]
+        ['DecoupledSoftTargets']
+    """
+    return catalogue.methods_of(globals()[name] for name in __all__)
+
+
+def method(name: str) -> Method:
+    """The method of a name.
+
+    Args:
+        name: Its class, such as `"SoftTargets"`.
+
+    Raises:
+        ValueError: If there is none; it says which names are close.
+
+    Example:
+        >>> import keras_distill as kd
+        >>> kd.losses.method("Hint").paper
+        'Romero et al. 2015'
+    """
+    return catalogue.find_method(name, methods())
 
 
 def __dir__() -> list[str]:

@@ -76,7 +76,7 @@ class Report:
         Raises:
             ValueError: If it holds no report, or one of another format.
         """
-        text = pathlib.Path(path).read_text("utf-8")
+        text = pathlib.Path(path).read_bytes()
         try:
             content = json.loads(text)
             if content["format"] != _FORMAT:

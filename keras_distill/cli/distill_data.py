@@ -1,0 +1,97 @@
+"""The data of `keras-distill distill`, checked against both models."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+
+from keras_distill.cli.arguments import UsageError, number
+from keras_distill.cli.files import (
+    classes_of,
+    read_data,
+    require_inputs,
+    require_labels,
+)
+from keras_distill.data import Examples
+from keras_distill.losses import DistillationLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is learned from, and what is judged by."""
+
+    train: Examples
+    test: Examples
+    held_out: bool
+
+    @property
+    def validation(self) -> Examples | None:
+        """What Keras can evaluate on in each epoch."""
+        usable = self.held_out and self.test.labels is not None
+        return self.test if usable else None
+
+
+def load(parsed: argparse.Namespace, teacher: keras.Model) -> Data:
+    """Load what is learned from, and what is judged by."""
+
+    def read(source: str, split: str | None) -> Examples:
+        return read_data(parsed, source, split, teacher, "teacher")
+
+    train = read(parsed.data, parsed.split)
+    share = _share(parsed.validation)
+    if share is not None:
+        if parsed.validation_split is not None:
+            raise UsageError(
+                "Validation data are a share of the data, or a part of some. "
+                f"Received: --validation {parsed.validation} and "
+                f"--validation-split {parsed.validation_split}. Leave one out."
+            )
+        test, train = train.split(share, parsed.seed)
+        return Data(train, test, held_out=True)
+    if parsed.validation is None and parsed.validation_split is None:
+        return Data(train, train, held_out=False)
+    source = parsed.data if parsed.validation is None else parsed.validation
+    split = parsed.validation_split
+    return Data(train, read(source, split), held_out=True)
+
+
+def _share(given: str | None) -> float | None:
+    try:
+        return None if given is None else number(given)
+    except argparse.ArgumentTypeError:
+        return None  # it names data
+
+
+def require_fitting(
+    teacher: keras.Model, student: keras.Model, data: Data
+) -> None:
+    """Raise where the data aren't the models'."""
+    same = classes_of(teacher) == classes_of(student)
+    for examples in (data.train, data.test):
+        require_inputs(student, "student", examples)
+        require_labels(student, "student", examples)
+        if same:  # else they are those of the student, by a class_map
+            require_labels(teacher, "teacher", examples)
+
+
+def require_what_needs_labels(
+    parsed: argparse.Namespace,
+    losses: Sequence[DistillationLoss],
+    data: Data,
+) -> None:
+    """Raise where something that was asked for needs labels, and has none."""
+    train = {
+        "--alone": parsed.alone,
+        **{type(loss).__name__: loss.uses_labels for loss in losses},
+    }
+    test = {"--report": parsed.report is not None}
+    for examples, needs in ((data.train, train), (data.test, test)):
+        for name, needed in needs.items():
+            if needed and examples.labels is None:
+                raise UsageError(
+                    f"{name} needs labels. Received: '{examples.source}' "
+                    "without any. Leave it out, or pass data with labels."
+                )
