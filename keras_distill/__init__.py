@@ -1,6 +1,7 @@
 """Knowledge distillation for Keras 3, from teacher to device."""
 
 from keras_distill import cache as cache
+from keras_distill import distribution as distribution
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill import reports as reports
@@ -58,6 +59,7 @@ __all__ = [
     "Views",
     "average_heads",
     "cache",
+    "distribution",
     "export",
     "export_litert",
     "export_microcontroller",

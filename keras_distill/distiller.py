@@ -29,6 +29,9 @@ from keras_distill.defaults import (
     default_hard_loss,
     default_metrics,
 )
+from keras_distill.distribution.current import engine_of
+from keras_distill.distribution.model import DistributedModel
+from keras_distill.distribution.shares import without_marker
 from keras_distill.features import (
     StoredTeacher,
     TransferBatch,
@@ -57,7 +60,7 @@ class NoHardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
+class Distiller(DistributedModel):
     """Trains a student on what a teacher says about each batch.
 
     Each `train_step` runs the teacher once, in inference mode and outside of
@@ -337,6 +340,24 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         own: list[keras.Variable] = super().non_trainable_variables
         return own if self._teacher_rests else own + self._teacher_variables()
 
+    @property
+    def all_variables(self) -> list[keras.Variable]:
+        """Every variable that a step takes or changes."""
+        return [*super().all_variables, *self._teacher_variables()]
+
+    @property
+    def trained_layers(self) -> list[keras.Layer]:
+        """Layers besides the student that are trained with it."""
+        return [
+            part
+            for comparison in self._comparisons.values()
+            for part in (
+                *comparison.projectors,
+                *(part for _, part in comparison.loss.parts()),
+            )
+            if isinstance(part, keras.Layer)
+        ]
+
     def _teacher_variables(self) -> list[keras.Variable]:
         return [
             variable
@@ -435,9 +456,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self._with_teacher(x, state)
-        result = super().train_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            x = self._with_teacher(x, state)
+            result = super().train_step(*state, (x, y, sample_weight))
         if y is not None:
             return result
         return _filter_logs(result, lambda name: name in self._label_free())
@@ -448,15 +470,17 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None:
-            raise ValueError(
-                "`evaluate` compares the student with hard labels. Received: "
-                "a batch without labels. Pass y, or leave validation data out."
-            )
-        if isinstance(x, TransferBatch):
-            x = x.inputs
-        result = super().test_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            if y is None:
+                raise ValueError(
+                    "`evaluate` compares the student with hard labels. "
+                    "Received: a batch without labels. Pass y, or leave "
+                    "validation data out."
+                )
+            if isinstance(x, TransferBatch):
+                x = x.inputs
+            result = super().test_step(*state, (x, y, sample_weight))
         terms = {term.name for term in self._terms}
         return _filter_logs(result, lambda name: name not in terms)
 
@@ -466,10 +490,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, TransferBatch):
-            x = x.inputs
-        return super().predict_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            if isinstance(x, TransferBatch):
+                x = x.inputs
+            return super().predict_step(*state, (x, y, sample_weight))
 
     def _with_teacher(self, x: Any, state: Sequence[Any]) -> TransferBatch:
         if not isinstance(x, TransferBatch):
@@ -517,6 +542,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             The student's output; for a `TransferBatch`, together with what
             each loss compares.
         """
+        inputs = without_marker(inputs)
         if isinstance(inputs, TransferBatch) and not inputs.holds_teacher:
             inputs = inputs.inputs
         if not isinstance(inputs, TransferBatch):
@@ -541,6 +567,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         """Blend the losses; for plain outputs, the student's own loss."""
         if not isinstance(y_pred, _StudentOutputs):
             return self._own_loss(x, y, y_pred, sample_weight, training)
+        x = without_marker(x)
+        engine = engine_of(self)
         size = ops.shape(keras.tree.flatten(y_pred.output)[0])[0]
         total = self._hard_loss(
             x, y, y_pred.output, sample_weight, training, size
@@ -563,10 +591,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 teacher["labels"] = labels_for(loss, y)
             if loss.uses_sample_ids:
                 teacher["sample_ids"] = sample_ids_for(loss, x)
-            value = loss(teacher, student, weights_for(loss, sample_weight))
-            _follow(term, value, size)
+            sides = (teacher, student, weights_for(loss, sample_weight))
+            value = self.related(loss, sides, size)
+            _follow(term, engine.whole(value), size)
             total = total + ops.cast(value, total.dtype) * weight
-        return total
+        return engine.weighted(total, size)
 
     def _own_loss(
         self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
@@ -587,9 +616,15 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     ) -> Tensor:
         """The weighted hard label loss, and the penalties unweighted."""
         penalties = self.losses
-        penalty = sum(
-            (ops.cast(ops.sum(p), keras.config.floatx()) for p in penalties),
-            start=ops.zeros(()),
+        engine = engine_of(self)
+        penalty = engine.divided(
+            sum(
+                (
+                    ops.cast(ops.sum(p), keras.config.floatx())
+                    for p in penalties
+                ),
+                start=ops.zeros(()),
+            )
         )
         if y is None:
             return penalty
@@ -602,9 +637,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         both = super().compute_loss(x, y, output, weights, training)
         weight = self.hard_label_weight
         if not penalties:
-            _follow(self._terms[0], both, size)
+            _follow(self._terms[0], engine.whole(both), size)
             return both * weight
-        _follow(self._terms[0], both - penalty, size)
+        _follow(self._terms[0], engine.whole(both - penalty), size)
         return both * weight + penalty * (1 - weight)
 
     def _check_hard_loss(self) -> None:
@@ -630,8 +665,17 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     def get_metrics_result(self) -> dict[str, Any]:
         """What `fit` logs: without labels, only what needs none."""
+        logs: dict[str, Any] = super().get_metrics_result()
+        if self._teacher_rests:
+            # Keras takes the last step's logs where the names aren't theirs.
+            for term in self._terms:
+                logs.pop(term.name, None)
+        return logs
+
+    def own_metrics_result(self) -> dict[str, Any]:
+        """The same, on this device alone."""
         if self._saw_labels and self._has_metrics:
-            logs: dict[str, Any] = super().get_metrics_result()
+            logs: dict[str, Any] = super().own_metrics_result()
             return logs
         # The metrics of `compile` take their shape from the first labels, and
         # ask for labels of every output, even where there are no metrics.
@@ -681,6 +725,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             return
         if trains and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+        engine_of(self).prepare(self)
         self._keeps_values = True
         try:
             with values_kept(

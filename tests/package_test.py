@@ -25,7 +25,13 @@ MODULES = sorted(
 ALLOWED = {
     "average_heads": {"features"},
     "cache": {"cache"},
-    "cache.*": {"cache", "features", "losses.sparse", "teachers"},
+    "cache.*": {
+        "cache",
+        "distribution.batches",
+        "features",
+        "losses.sparse",
+        "teachers",
+    },
     "backends": set(),
     "features": {"backends"},
     "labels": {"masks"},
@@ -50,7 +56,15 @@ ALLOWED = {
         "checks",
         "comparison",
         "defaults",
+        "distribution",
         "features",
+        "losses.base",
+    },
+    "distribution": {"distribution"},
+    "distribution.*": {
+        "backends",
+        "cache.transfer_set",
+        "distribution",
         "losses.base",
     },
     "checks": {"defaults", "features", "losses.base"},
@@ -126,7 +140,16 @@ def test_imports_follow_the_design(module):
 
 
 @pytest.mark.parametrize(
-    "module", [kd, kd.cache, kd.losses, kd.export, kd.reports, kd.teachers]
+    "module",
+    [
+        kd,
+        kd.cache,
+        kd.distribution,
+        kd.losses,
+        kd.export,
+        kd.reports,
+        kd.teachers,
+    ],
 )
 def test_all_is_sorted_and_exact(module):
     assert module.__all__ == sorted(module.__all__)
@@ -165,6 +188,7 @@ def test_public_objects_are_documented():
     for module in (
         kd,
         kd.cache,
+        kd.distribution,
         kd.losses,
         kd.export,
         kd.reports,
