@@ -780,7 +780,7 @@ class Distiller(DistributedModel):
         training run that was interrupted goes on exactly.
         """
         for name, variable in self._own_variables().items():
-            store[name] = ops.convert_to_numpy(variable.value)
+            store[name] = _as_array(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` stored."""
@@ -809,7 +809,7 @@ class Distiller(DistributedModel):
         """Arguments that make an equal distiller."""
         serialize = keras.saving.serialize_keras_object
         numbers = [
-            float(ops.convert_to_numpy(v.value)) for v in self.loss_weights
+            float(_as_array(v)) for v in self.loss_weights
         ]
         return {
             "teacher": serialize(self._given["teacher"])
@@ -820,9 +820,7 @@ class Distiller(DistributedModel):
                 self._loss_config(c) for c in self._comparisons.values()
             ],
             "loss_weights": numbers,
-            "hard_label_weight": float(
-                ops.convert_to_numpy(self.hard_label_weight.value)
-            ),
+            "hard_label_weight": float(_as_array(self.hard_label_weight)),
             "teacher_inputs": serialize(self.teacher_inputs)
             if self.save_teacher
             else None,
@@ -860,6 +858,11 @@ def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
     logs, *state = result if isinstance(result, tuple) else (result,)
     logs = {name: value for name, value in logs.items() if keep(name)}
     return (logs, *state) if state else logs
+
+
+def _as_array(variable: keras.Variable) -> Any:
+    # A number that TensorFlow mirrors is no array until it is a tensor.
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
 
 
 def _follow(term: keras.metrics.Mean, value: Tensor, size: Any) -> None:

@@ -118,6 +118,10 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
             _split_validation(given)
             _share_validation(given)
             _share_arrays(given, given["batch_size"], given["shuffle"])
+        elif engine.replicas > 1:
+            _split_validation(given)
+            _size_validation(given, engine)
+            _size_batches(given, engine, trains=True)
         _give_share(given["x"], engine)
         _give_share(given["validation_data"], engine)
         if isinstance(given["x"], GlobalBatches):
@@ -133,6 +137,8 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         engine = engine_of(self)
         if engine.splits_arrays and "_use_cached_eval_dataset" not in given:
             _share_arrays(given, given["batch_size"], False)
+        elif engine.replicas > 1:
+            _size_batches(given, engine, trains=False)
         _give_share(given["x"], engine)
         _print_once(given)
         return super().evaluate(**given)
@@ -212,6 +218,29 @@ def _share_validation(given: dict[str, Any]) -> None:
     _share_arrays(made, size, False)
     if isinstance(made["x"], GlobalBatches):
         given["validation_data"] = made["x"]
+
+
+def _size_batches(
+    given: dict[str, Any], engine: OneDevice, trains: bool
+) -> None:
+    data = given["x"]
+    if isinstance(data, GlobalBatches):
+        engine.batch_size(data.batch_size, data.size, trains=True)
+    leaves = keras.tree.flatten(data)
+    if all(map(_is_array, leaves)):
+        given["batch_size"] = engine.batch_size(
+            given["batch_size"] or 32, len(leaves[0]), trains
+        )
+
+
+def _size_validation(given: dict[str, Any], engine: OneDevice) -> None:
+    if given["validation_data"] is None:
+        return
+    x, *_ = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
+    size = given["validation_batch_size"] or given["batch_size"]
+    made = {"x": x, "batch_size": size}
+    _size_batches(made, engine, trains=False)
+    given["validation_batch_size"] = made["batch_size"]
 
 
 def _give_share(data: Any, engine: OneDevice) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+import keras
 from keras import ops
 
 from keras_distill.distribution.engines import OneDevice
@@ -64,10 +67,51 @@ class TensorFlowReplicas(OneDevice):
                 "in `with strategy.scope():`."
             )
 
+    def batch_size(self, size: int, examples: int, trains: bool) -> int:
+        """One whose first batch all replicas have as much of.
+
+        Keras averages the first batch over replicas, to see its shapes, and
+        can't where they differ. Later ones may be ragged.
+        """
+        first = min(size, examples)
+        if first % self.replicas == 0:
+            return size
+        if not trains and first > self.replicas:
+            return first - first % self.replicas
+        raise ValueError(
+            "Keras needs a first batch that the replicas can share equally. "
+            f"Received: a first batch of {first} examples for {self.replicas} "
+            "replicas. Pass another batch_size."
+        )
+
+    @contextlib.contextmanager
+    def training(self, model: Any) -> Iterator[None]:
+        """Refuse optimizers that Keras doesn't get right on replicas."""
+        optimizer = model.optimizer
+        while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        wrong = {
+            name: getattr(optimizer, name)
+            for name in (
+                "gradient_accumulation_steps",
+                "clipnorm",
+                "clipvalue",
+                "global_clipnorm",
+            )
+            if getattr(optimizer, name) is not None
+        }
+        if wrong:
+            raise ValueError(
+                "Keras clips and accumulates gradients on each replica before "
+                "they are summed: it clips other gradients than one device "
+                "does, and can't accumulate at all. Received: an optimizer of "
+                f"{wrong} in {self.replicas} replicas. Leave it out, or use "
+                "KERAS_BACKEND=jax or torch, where it is exact."
+            )
+        yield
+
     def gather(self, tensors: Any) -> Any:
         """Tensors of the whole global batch."""
-        import keras
-
         return keras.tree.map_structure(self._gathered, tensors)
 
     def _gathered(self, tensor: Any) -> Any:

@@ -12,7 +12,7 @@ import tempfile
 import keras
 import numpy as np
 from keras import layers
-from support import cnn, teacher, values
+from support import cnn, teacher
 
 import keras_distill as kd
 
@@ -41,7 +41,7 @@ def distiller(losses=None, norm=False, dropout=0.0, **optimizer):
         hard_label_weight=0.5,
     )
     made.compile(
-        optimizer=keras.optimizers.Adam(0.01, **optimizer),
+        optimizer=keras.optimizers.Adam(0.01, epsilon=1e-4, **optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -137,7 +137,10 @@ def run(name):
     """Weights and history of a scenario, as arrays by name."""
     keras.utils.set_random_seed(0)
     made, history = globals()[name]()
-    found = {f"w{i}": v for i, v in enumerate(values(made.variables))}
+    found = {
+        f"w{i}": keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(v))
+        for i, v in enumerate(made.variables)
+    }
     return found | {k: np.array(v) for k, v in history.items()}
 
 
