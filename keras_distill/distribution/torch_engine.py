@@ -69,7 +69,9 @@ class TorchProcesses(OneDevice):
         optimizer = model.optimizer
         apply = optimizer.apply
         kept = _kept_besides(model)
-        exchange = untraced(self._exchange)
+        exchange = self._exchange
+        if model.jit_compile:
+            exchange = untraced(exchange)
 
         def averaged(grads: Any, trainable_variables: Any) -> Any:
             variables = list(trainable_variables)
