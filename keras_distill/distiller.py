@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_distill.backends import no_gradient, values_kept
+from keras_distill.backends import as_array, no_gradient, values_kept
 from keras_distill.checks import (
     as_losses,
     check_models,
@@ -780,7 +780,7 @@ class Distiller(DistributedModel):
         training run that was interrupted goes on exactly.
         """
         for name, variable in self._own_variables().items():
-            store[name] = _as_array(variable)
+            store[name] = as_array(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` stored."""
@@ -808,9 +808,7 @@ class Distiller(DistributedModel):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal distiller."""
         serialize = keras.saving.serialize_keras_object
-        numbers = [
-            float(_as_array(v)) for v in self.loss_weights
-        ]
+        numbers = [float(as_array(v)) for v in self.loss_weights]
         return {
             "teacher": serialize(self._given["teacher"])
             if self.save_teacher
@@ -820,7 +818,7 @@ class Distiller(DistributedModel):
                 self._loss_config(c) for c in self._comparisons.values()
             ],
             "loss_weights": numbers,
-            "hard_label_weight": float(_as_array(self.hard_label_weight)),
+            "hard_label_weight": float(as_array(self.hard_label_weight)),
             "teacher_inputs": serialize(self.teacher_inputs)
             if self.save_teacher
             else None,
@@ -858,11 +856,6 @@ def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
     logs, *state = result if isinstance(result, tuple) else (result,)
     logs = {name: value for name, value in logs.items() if keep(name)}
     return (logs, *state) if state else logs
-
-
-def _as_array(variable: keras.Variable) -> Any:
-    # A number that TensorFlow mirrors is no array until it is a tensor.
-    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
 
 
 def _follow(term: keras.metrics.Mean, value: Tensor, size: Any) -> None:

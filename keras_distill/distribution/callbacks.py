@@ -44,17 +44,19 @@ class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Resumed(keras.callbacks.Callback):  # type: ignore[misc]
-    """A data set skips the epochs that a backup has behind it."""
+    """Each epoch has the data set's order of that epoch.
+
+    Also if a backup has the first ones behind it, and although Keras looks at
+    a batch before, and calls that an epoch.
+    """
 
     def __init__(self, data: GlobalBatches, initial_epoch: int) -> None:
         super().__init__()
         self.data = data
-        self.expected: int | None = initial_epoch
+        self.before = data.epoch - initial_epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self.expected is not None:
-            self.data.epoch += epoch - self.expected
-            self.expected = None
+        self.data.epoch = self.before + epoch
 
 
 class RestoreOnly(keras.callbacks.Callback):  # type: ignore[misc]

@@ -22,7 +22,8 @@ def tensorflow_engine(model: Any) -> OneDevice:
         strategy = tf.distribute.get_strategy()
     else:
         strategy = model.distribute_strategy
-    if strategy.num_replicas_in_sync == 1:
+    cluster = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if strategy.num_replicas_in_sync == 1 and not cluster:
         return OneDevice()
     return TensorFlowReplicas(strategy)
 

@@ -20,6 +20,7 @@ MESH = [
     "relations",
     "relations_per_replica",
 ]
+PROCESSES = ["everything_accumulated", "split_teacher"]
 TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 ONE = {"XLA_FLAGS": ""}
 
@@ -34,7 +35,7 @@ def mesh(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    names = ["everything_accumulated", "uninterrupted"]
+    names = [*PROCESSES, "uninterrupted"]
     launched("processes", folder, names, size=2, timeout=400, **ONE)
     return folder
 
@@ -44,10 +45,10 @@ def test_two_devices_do_what_one_does(mesh, name):
     assert_equal(found(mesh, name, 0), found(mesh, name, "one"))
 
 
-def test_two_processes_do_what_one_does(mesh, processes):
-    one = found(mesh, "everything_accumulated", "one")
+@pytest.mark.parametrize("name", PROCESSES)
+def test_two_processes_do_what_one_does(mesh, processes, name):
     for rank in (0, 1):
-        assert_equal(found(processes, "everything_accumulated", rank), one)
+        assert_equal(found(processes, name, rank), found(mesh, name, "one"))
 
 
 def test_a_killed_process_ends_the_run_which_goes_on(processes, tmp_path):

@@ -240,6 +240,21 @@ def split_teacher():
     return result
 
 
+def refusals():
+    """What can't be right on TensorFlow's replicas is refused."""
+    import pytest
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 2:
+        for wrong in ({"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}):
+            with pytest.raises(ValueError, match="on each replica before"):
+                fit(distiller(**wrong), batches())
+        with pytest.raises(ValueError, match="share equally"):
+            distiller().fit(*data(), batch_size=7, verbose=0)
+    return distiller(), {}
+
+
 def run(name, **arguments):
     """Weights and history of a scenario, as arrays by name."""
     keras.utils.set_random_seed(0)
