@@ -32,6 +32,7 @@ from keras_distill.defaults import (
 from keras_distill.distribution.current import engine_of
 from keras_distill.distribution.model import DistributedModel
 from keras_distill.distribution.shares import without_marker
+from keras_distill.distribution.world import local
 from keras_distill.features import (
     StoredTeacher,
     TransferBatch,
@@ -769,7 +770,8 @@ class Distiller(DistributedModel):
     def _teacher_hidden(self) -> Iterator[None]:
         self._hides_teacher = not self.save_teacher
         try:
-            yield
+            with local():
+                yield
         finally:
             self._hides_teacher = False
 

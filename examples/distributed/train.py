@@ -113,7 +113,8 @@ def distil(folder: pathlib.Path, epochs: int) -> dict[str, list[float]]:
         ],
     )
     if world.is_first:
-        distiller.student.save(folder / "student.keras")
+        with kd.distribution.local():
+            distiller.student.save(folder / "student.keras")
         print("accuracy", history.history["val_accuracy"][-1], flush=True)
     return history.history  # type: ignore[no-any-return]
 

@@ -9,6 +9,7 @@ from keras_distill.distribution.batches import (
 from keras_distill.distribution.batches import batches as batches
 from keras_distill.distribution.world import World as World
 from keras_distill.distribution.world import initialize as initialize
+from keras_distill.distribution.world import local as local
 from keras_distill.distribution.world import world as world
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "World",
     "batches",
     "initialize",
+    "local",
     "world",
 ]
 

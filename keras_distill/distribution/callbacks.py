@@ -43,6 +43,20 @@ class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.stop_training = self.engine.any(self.model.stop_training)
 
 
+class Placed(keras.callbacks.Callback):  # type: ignore[misc]
+    """Variables are where the steps expect them, also after a backup."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__()
+        self.engine = engine
+        self.started = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self.started:
+            self.started = True
+            self.engine.place(self.model)
+
+
 class Resumed(keras.callbacks.Callback):  # type: ignore[misc]
     """Each epoch has the data set's order of that epoch.
 

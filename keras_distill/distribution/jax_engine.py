@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from keras_distill.distribution.callbacks import Placed
 from keras_distill.distribution.engines import OneDevice
 from keras_distill.distribution.shares import Share
+from keras_distill.distribution.world import gone, world
+
+# What carries exchanges between processes, or watches over them.
+_EXCHANGES = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE")
 
 
 def jax_engine() -> OneDevice:
@@ -44,11 +51,31 @@ class JaxMesh(OneDevice):
                 "Received: a distribution with auto_shard_dataset=True. Pass "
                 "auto_shard_dataset=False."
             )
-        moved = [v for v in model.all_variables if self._place(v)]
-        if moved:  # steps were compiled for where they were
+        if self.place(model):  # steps were compiled for where they were
             model.train_function = None
             model.test_function = None
             model.predict_function = None
+
+    @contextlib.contextmanager
+    def training(self, model: Any) -> Iterator[None]:
+        """Say what it means that an exchange failed."""
+        import jax
+
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            rank, size = world()
+            if size > 1 and any(x in str(error) for x in _EXCHANGES):
+                raise gone(error, rank, size) from error
+            raise
+
+    def callbacks(self, user: list[Any]) -> list[Any]:
+        """One callback, which places what a backup brought."""
+        return [Placed(self)]
+
+    def place(self, model: Any) -> bool:
+        """Whether some of a model's variables had to be moved."""
+        return any([self._place(v) for v in model.all_variables])
 
     def _place(self, variable: Any) -> bool:
         """Whether a variable had to be moved."""

@@ -44,9 +44,7 @@ class TensorFlowReplicas(OneDevice):
         """Refuse what can't be right."""
         import tensorflow as tf
 
-        if isinstance(
-            self.strategy, tf.distribute.MultiWorkerMirroredStrategy
-        ):
+        if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise ValueError(
                 "Keras 3 doesn't train on several TensorFlow processes: `fit` "
                 "fails, or doesn't average "
@@ -132,7 +130,9 @@ class TensorFlowReplicas(OneDevice):
         before = tf.reduce_sum(counts[:place])
         # Zero, with a gradient that is larger by as much as `weighted` will
         # make it smaller.
-        own = (tensor - mine) * tf.cast(total / tf.maximum(count, 1), mine.dtype)
+        own = (tensor - mine) * tf.cast(
+            total / tf.maximum(count, 1), mine.dtype
+        )
         around = [[before, total - before - count]]
         around += [[0, 0]] * (len(tensor.shape) - 1)
         return rows + tf.pad(own, around)

@@ -16,7 +16,7 @@ from keras_distill.backends import untraced
 from keras_distill.distribution.callbacks import AsOne
 from keras_distill.distribution.engines import OneDevice
 from keras_distill.distribution.shares import Share
-from keras_distill.distribution.world import world
+from keras_distill.distribution.world import gone, world
 
 Tensor: TypeAlias = Any
 
@@ -260,13 +260,7 @@ class TorchProcesses(OneDevice):
         try:
             getattr(dist, name)(*args)
         except RuntimeError as error:
-            raise RuntimeError(
-                "Another process of this training has gone, or gives no "
-                f"answer. Received: {str(error).splitlines()[0]!r} in process "
-                f"{self.rank} of {self.replicas}. Look at the others' output "
-                "for the reason, and start all again: with keras.callbacks."
-                "BackupAndRestore, `fit` goes on from the last epoch."
-            ) from error
+            raise gone(error, self.rank, self.replicas) from error
 
 
 def _kept_besides(model: Any) -> list[Any]:

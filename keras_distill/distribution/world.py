@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -92,6 +94,44 @@ def initialize(timeout: float = 600.0) -> World:
     return world()
 
 
+@contextlib.contextmanager
+def local() -> Iterator[None]:
+    """Surrounds what one process does without the others, such as saving.
+
+    On JAX, Keras puts each variable that it makes on the devices of all
+    processes, which takes all of them; it makes some where it saves a model. A
+    `Distiller` saves itself so.
+
+    Example:
+        >>> import keras, tempfile, keras_distill as kd
+        >>> student = keras.Sequential([keras.Input((4,)),
+        ...                             keras.layers.Dense(3)])
+        >>> if kd.distribution.world().is_first:
+        ...     with kd.distribution.local():
+        ...         student.save(tempfile.mkdtemp() + "/student.keras")
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        yield
+        return
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def gone(error: Exception, rank: int, size: int) -> RuntimeError:
+    """What to say where an exchange with other processes failed."""
+    return RuntimeError(
+        "Another process of this training has gone, or gives no answer. "
+        f"Received: {str(error).splitlines()[0]!r} in process {rank} of "
+        f"{size}. Look at the others' output for the reason, and start all "
+        "again: with keras.callbacks.BackupAndRestore, `fit` goes on after "
+        "the last epoch."
+    )
+
+
 def _join_torch(timeout: float) -> None:
     import torch
     import torch.distributed as dist
@@ -159,9 +199,10 @@ def _agree_on_seed() -> None:
 
 def _use_all_devices() -> None:
     distribution: Any = keras.distribution
-    if distribution.distribution() is None and len(
-        distribution.list_devices()
-    ) > 1:
+    if (
+        distribution.distribution() is None
+        and len(distribution.list_devices()) > 1
+    ):
         distribution.set_distribution(
             distribution.DataParallel(auto_shard_dataset=False)
         )

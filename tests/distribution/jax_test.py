@@ -52,9 +52,10 @@ def test_two_processes_do_what_one_does(mesh, processes, name):
 
 
 def test_a_killed_process_ends_the_run_which_goes_on(processes, tmp_path):
-    codes, _ = launch("processes", tmp_path, ["killed"], size=2, **ONE)
+    codes, outputs = launch("processes", tmp_path, ["killed"], 2, **ONE)
     assert time.time() - float((tmp_path / "died").read_text()) < 60
     assert codes[0] != 0
     assert codes[1] == -9
+    assert "Another process of this training has gone" in outputs[0]
     launched("processes", tmp_path, ["resumed"], size=2, **ONE)
     assert_resumed(tmp_path, processes)

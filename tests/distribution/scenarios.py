@@ -234,7 +234,10 @@ def split_teacher():
     kernel = made.teacher.get_layer("conv").kernel
     kernel_path = f"^{kernel.path}$"
     layout[kernel_path] = (None, None, None, "model")
-    with keras.distribution.ModelParallel(layout_map=layout).scope():
+    split = keras.distribution.ModelParallel(
+        layout_map=layout, auto_shard_dataset=False
+    )
+    with split.scope():
         result = fit(made, batches())
     assert not kernel.value.sharding.is_fully_replicated
     return result

@@ -92,9 +92,7 @@ def test_epochs_that_a_backup_has_are_skipped(tmp_path):
         arrays = kd.distribution.batches(data(8), 8).data
         batches = Batches(arrays, 8, True, 0, 0, 1)
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-        distiller().fit(
-            batches, epochs=3, verbose=0, callbacks=[backup, *more]
-        )
+        distiller().fit(batches, epochs=3, verbose=0, callbacks=[backup, *more])
 
     with pytest.raises(KeyboardInterrupt):
         train(Fails())
