@@ -27,16 +27,19 @@ class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
         self.started = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Make all processes alike, once."""
         # Not when training begins: a backup has been loaded since.
         if not self.started:
             self.started = True
             self.engine.start(self.model, self.params["steps"], epoch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop together, where a callback may stop here."""
         if self.within_epochs:
             self._agree()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop together."""
         self._agree()
 
     def _agree(self) -> None:
@@ -52,6 +55,7 @@ class Placed(keras.callbacks.Callback):  # type: ignore[misc]
         self.started = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Place variables, once."""
         if not self.started:
             self.started = True
             self.engine.place(self.model)
@@ -70,6 +74,7 @@ class Resumed(keras.callbacks.Callback):  # type: ignore[misc]
         self.before = data.epoch - initial_epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the data set's epoch."""
         self.data.epoch = self.before + epoch
 
 
@@ -81,10 +86,12 @@ class RestoreOnly(keras.callbacks.Callback):  # type: ignore[misc]
         self.backup = backup
 
     def set_model(self, model: Any) -> None:
+        """Hand the model on."""
         super().set_model(model)
         self.backup.set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Restore."""
         self.backup.on_train_begin(logs)
 
 

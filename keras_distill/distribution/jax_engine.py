@@ -75,7 +75,8 @@ class JaxMesh(OneDevice):
 
     def place(self, model: Any) -> bool:
         """Whether some of a model's variables had to be moved."""
-        return any([self._place(v) for v in model.all_variables])
+        moved = [v for v in model.all_variables if self._place(v)]
+        return bool(moved)
 
     def _place(self, variable: Any) -> bool:
         """Whether a variable had to be moved."""

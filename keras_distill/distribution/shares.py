@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -10,7 +11,8 @@ import numpy as np
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """What one process is to load of each global batch.
 
     Attributes:

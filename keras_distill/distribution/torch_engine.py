@@ -190,7 +190,7 @@ class TorchProcesses(OneDevice):
         try:
             for variable, x in zip(variables, sums, strict=True):
                 variable.assign(x.view(tuple(variable.shape)))
-            return keras.tree.map_structure(ops.copy, result())
+            return {name: ops.copy(x) for name, x in result().items()}
         finally:
             for variable, x in zip(variables, before, strict=True):
                 variable.assign(x)

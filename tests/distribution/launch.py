@@ -36,8 +36,13 @@ def launch(mode, folder, names, size=1, timeout=200, **environment):
             }
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, HERE / "scenarios.py", mode, folder]
-                    + names,
+                    [
+                        sys.executable,
+                        HERE / "scenarios.py",
+                        mode,
+                        folder,
+                        *names,
+                    ],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
