@@ -40,6 +40,7 @@ from keras_distill.features import (
     select_inputs,
 )
 from keras_distill.losses.base import DistillationLoss, Tensor
+from keras_distill.whole_files import written_whole
 
 
 class _StudentOutputs(NamedTuple):
@@ -753,13 +754,15 @@ class Distiller(DistributedModel):
         if self.compiled and not self.optimizer.built:
             # A loaded one has an optimizer that is.
             self.optimizer.build(self.trainable_variables)
-        with self._teacher_hidden():
-            return super().save(*args, **kwargs)
+        whole = written_whole("save", self, args, kwargs)
+        with self._teacher_hidden(), whole as given:
+            return super().save(**given)
 
     @functools.wraps(keras.Model.save_weights)
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._teacher_hidden():
-            return super().save_weights(*args, **kwargs)
+        whole = written_whole("save_weights", self, args, kwargs)
+        with self._teacher_hidden(), whole as given:
+            return super().save_weights(**given)
 
     @functools.wraps(keras.Model.load_weights)
     def load_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102

@@ -59,6 +59,7 @@ ALLOWED = {
         "distribution",
         "features",
         "losses.base",
+        "whole_files",
     },
     "distribution": {"distribution"},
     "distribution.*": {
@@ -75,6 +76,7 @@ ALLOWED = {
     "export.trained_ranges": {"export", "fake_quantization", "model_graphs"},
     "export.worker": {"export.processes"},
     "fake_quantization": set(),
+    "whole_files": set(),
     "model_graphs": set(),
     "layer_stages": {"fake_quantization"},
     "reports": {"reports"},

@@ -229,7 +229,7 @@ class TorchProcesses(OneDevice):
         import torch.distributed as dist
 
         digest = hashlib.sha256()
-        for variable in model.teacher.variables if model.teacher else ():
+        for variable in model.teacher.weights if model.teacher else ():
             value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
             digest.update(np.ascontiguousarray(value).tobytes())
         digests: list[Any] = [None] * self.replicas
