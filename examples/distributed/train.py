@@ -99,6 +99,7 @@ def distil(folder: pathlib.Path, epochs: int) -> dict[str, list[float]]:
     with scope():
         teacher = keras.models.load_model(folder / "teacher.keras")
         distiller = kd.Distiller(teacher, network(8))
+        distiller.compile(optimizer=keras.optimizers.Adam(0.01))
     history = distiller.fit(
         # The batches of all processes together.
         kd.distribution.batches(train, 60, shuffle=True),

@@ -48,7 +48,7 @@ def test_two_processes_of_torchrun(folder):
     assert {"process 0 of 2", "process 1 of 2"} <= set(printed.splitlines())
     # Said once, and learned something.
     (accuracy,) = re.findall(r"^accuracy (\S+)", printed, re.M)
-    assert float(accuracy) > 0.5
+    assert float(accuracy) > 0.3
 
 
 def test_two_workers_of_ray(folder):
