@@ -2,6 +2,7 @@
 
 from keras_distill import cache as cache
 from keras_distill import data as data
+from keras_distill import distribution as distribution
 from keras_distill import export as export
 from keras_distill import losses as losses
 from keras_distill import metrics as metrics
@@ -67,6 +68,7 @@ __all__ = [
     "average_heads",
     "cache",
     "data",
+    "distribution",
     "export",
     "export_litert",
     "export_microcontroller",

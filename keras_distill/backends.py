@@ -62,10 +62,10 @@ def values_kept(
     except BaseException:
         for variable, copy in kept:
             if _is_lost(variable):
-                variable.assign(copy)
+                variable.assign(copy())
         if any(_is_lost(v) for v in changing()):
             for variable, _, copy in before:
-                variable.assign(copy)
+                variable.assign(copy())
             for variable in changing():
                 if _is_lost(variable):  # a metric that the loop made
                     variable.assign(np.zeros(variable.shape))
@@ -81,8 +81,30 @@ def values_kept(
         raise
 
 
-def _copy(variable: Any) -> np.ndarray[Any, Any]:
-    return np.array(keras.ops.convert_to_numpy(variable.value))
+def as_array(variable: Any) -> np.ndarray[Any, Any]:
+    """A variable's value, wherever it is."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow":
+        # A number that it mirrors on devices is no array until it is a tensor.
+        value = keras.ops.convert_to_tensor(value)
+    array: np.ndarray[Any, Any] = keras.ops.convert_to_numpy(value)
+    return array
+
+
+def _copy(variable: Any) -> Any:
+    """A function that gives the value again, from host memory."""
+    value = variable.value
+    if value.is_fully_addressable or value.is_fully_replicated:
+        whole = np.array(keras.ops.convert_to_numpy(value))
+        return lambda: whole
+    import jax
+
+    # Other processes hold the rest of it.
+    pieces = {str(x.index): np.array(x.data) for x in value.addressable_shards}
+    where = value.shape, value.sharding
+    return lambda: jax.make_array_from_callback(
+        *where, lambda index: pieces[str(index)]
+    )
 
 
 def _is_lost(variable: Any) -> bool:

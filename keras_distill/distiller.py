@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_distill.backends import no_gradient, values_kept
+from keras_distill.backends import as_array, no_gradient, values_kept
 from keras_distill.checks import (
     as_losses,
     check_models,
@@ -29,6 +29,10 @@ from keras_distill.defaults import (
     default_hard_loss,
     default_metrics,
 )
+from keras_distill.distribution.current import engine_of
+from keras_distill.distribution.model import DistributedModel
+from keras_distill.distribution.shares import without_marker
+from keras_distill.distribution.world import local
 from keras_distill.features import (
     StoredTeacher,
     TransferBatch,
@@ -38,6 +42,7 @@ from keras_distill.features import (
 from keras_distill.fidelity import ExaminedBatch, Fidelity, check_metrics
 from keras_distill.losses.base import DistillationLoss, Tensor
 from keras_distill.metrics.fidelity_metric import FidelityMetric
+from keras_distill.whole_files import written_whole
 
 
 class _StudentOutputs(NamedTuple):
@@ -66,7 +71,7 @@ class NoHardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
+class Distiller(DistributedModel):
     """Trains a student on what a teacher says about each batch.
 
     Each `train_step` runs the teacher once, in inference mode and outside of
@@ -180,6 +185,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         self._hides_teacher = False
         self._keeps_values = False
         self._teacher_rests = False
+        self._evaluates = False
         self._teacher_view, self._student_view, comparisons = views
         self._comparisons = MappingProxyType({c.name: c for c in comparisons})
         self.student = student
@@ -359,6 +365,24 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         own: list[keras.Variable] = super().non_trainable_variables
         return own if self._teacher_rests else own + self._teacher_variables()
 
+    @property
+    def all_variables(self) -> list[keras.Variable]:
+        """Every variable that a step takes or changes."""
+        return [*super().all_variables, *self._teacher_variables()]
+
+    @property
+    def trained_layers(self) -> list[keras.Layer]:
+        """Layers besides the student that are trained with it."""
+        return [
+            part
+            for comparison in self._comparisons.values()
+            for part in (
+                *comparison.projectors,
+                *(part for _, part in comparison.loss.parts()),
+            )
+            if isinstance(part, keras.Layer)
+        ]
+
     def _teacher_variables(self) -> list[keras.Variable]:
         return [
             variable
@@ -477,9 +501,10 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self._with_teacher(x, state)
-        result = super().train_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            x = self._with_teacher(x, state)
+            result = super().train_step(*state, (x, y, sample_weight))
         if y is not None:
             return result
         return _filter_logs(result, lambda name: name in self._label_free())
@@ -490,18 +515,20 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None and not self._fidelity.names(labels=False):
-            raise ValueError(
-                "`evaluate` compares the student with hard labels. Received: "
-                "a batch without labels. Pass y, leave validation data out, or "
-                "compile with fidelity_metrics, such as metrics.Agreement()."
-            )
-        if self._fidelity.metrics:
-            x = ExaminedBatch(self._with_teacher(x, state))
-        elif isinstance(x, TransferBatch):
-            x = x.inputs
-        result = super().test_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            if y is None and not self._fidelity.names(labels=False):
+                raise ValueError(
+                    "`evaluate` compares the student with hard labels. "
+                    "Received: a batch without labels. Pass y, leave "
+                    "validation data out, or compile with fidelity_metrics, "
+                    "such as metrics.Agreement()."
+                )
+            if self._fidelity.metrics:
+                x = ExaminedBatch(self._with_teacher(x, state))
+            elif isinstance(x, TransferBatch):
+                x = x.inputs
+            result = super().test_step(*state, (x, y, sample_weight))
         if y is None:
             known = self._fidelity.names(labels=False)
             return _filter_logs(result, lambda name: name in known)
@@ -514,10 +541,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, TransferBatch):
-            x = x.inputs
-        return super().predict_step(*state, (x, y, sample_weight))
+        with self.step_on(data) as real:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
+            if isinstance(x, TransferBatch):
+                x = x.inputs
+            return super().predict_step(*state, (x, y, sample_weight))
 
     def _with_teacher(self, x: Any, state: Sequence[Any]) -> TransferBatch:
         if not isinstance(x, TransferBatch):
@@ -565,6 +593,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             The student's output; for a `TransferBatch`, together with what
             each loss compares and each fidelity metric sees.
         """
+        inputs = without_marker(inputs)
         if isinstance(inputs, ExaminedBatch):
             output, features = self._student_view(
                 inputs.batch.inputs, training=training
@@ -598,6 +627,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             y_pred = y_pred.output
         if not isinstance(y_pred, _StudentOutputs):
             return self._own_loss(x, y, y_pred, sample_weight, training)
+        x = without_marker(x)
+        engine = engine_of(self)
         size = ops.shape(keras.tree.flatten(y_pred.output)[0])[0]
         total = self._hard_loss(
             x, y, y_pred.output, sample_weight, training, size
@@ -620,10 +651,11 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 teacher["labels"] = labels_for(loss, y)
             if loss.uses_sample_ids:
                 teacher["sample_ids"] = sample_ids_for(loss, x)
-            value = loss(teacher, student, weights_for(loss, sample_weight))
-            _follow(term, value, size)
+            sides = (teacher, student, weights_for(loss, sample_weight))
+            value = self.related(loss, sides, size)
+            _follow(term, engine.whole(value), size)
             total = total + ops.cast(value, total.dtype) * weight
-        return total
+        return engine.weighted(total, size)
 
     def _own_loss(
         self, x: Any, y: Any, output: Any, sample_weight: Any, training: bool
@@ -644,9 +676,15 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     ) -> Tensor:
         """The weighted hard label loss, and the penalties unweighted."""
         penalties = self.losses
-        penalty = sum(
-            (ops.cast(ops.sum(p), keras.config.floatx()) for p in penalties),
-            start=ops.zeros(()),
+        engine = engine_of(self)
+        penalty = engine.divided(
+            sum(
+                (
+                    ops.cast(ops.sum(p), keras.config.floatx())
+                    for p in penalties
+                ),
+                start=ops.zeros(()),
+            )
         )
         if y is None:
             return penalty
@@ -659,9 +697,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         both = super().compute_loss(x, y, output, weights, training)
         weight = self.hard_label_weight
         if not penalties:
-            _follow(self._terms[0], both, size)
+            _follow(self._terms[0], engine.whole(both), size)
             return both * weight
-        _follow(self._terms[0], both - penalty, size)
+        _follow(self._terms[0], engine.whole(both - penalty), size)
         return both * weight + penalty * (1 - weight)
 
     def _check_hard_loss(self) -> None:
@@ -689,8 +727,17 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     def get_metrics_result(self) -> dict[str, Any]:
         """What `fit` logs: without labels, only what needs none."""
+        logs: dict[str, Any] = super().get_metrics_result()
+        if self._evaluates:
+            # Keras takes the last step's logs where the names aren't theirs.
+            for term in self._terms:
+                logs.pop(term.name, None)
+        return logs
+
+    def own_metrics_result(self) -> dict[str, Any]:
+        """The same, on this device alone."""
         if self._saw_labels and self._has_metrics:
-            logs: dict[str, Any] = super().get_metrics_result()
+            logs: dict[str, Any] = super().own_metrics_result()
             return logs
         # The metrics of `compile` take their shape from the first labels, and
         # ask for labels of every output, even where there are no metrics.
@@ -724,12 +771,13 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @contextmanager
     def _student_alone(self, alone: bool = True) -> Iterator[None]:
-        before, self._teacher_rests = self._teacher_rests, alone
+        before = self._teacher_rests, self._evaluates
+        self._teacher_rests, self._evaluates = alone, True
         try:
             with self._values_kept():
                 yield
         finally:
-            self._teacher_rests = before
+            self._teacher_rests, self._evaluates = before
 
     @contextmanager
     def _values_kept(self, trains: bool = False) -> Iterator[None]:
@@ -741,6 +789,9 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
             return
         if trains and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+        engine = engine_of(self)
+        self._fidelity.require_sums(engine.sums_metrics)
+        engine.prepare(self)
         self._keeps_values = True
         try:
             with values_kept(
@@ -767,13 +818,15 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         if self.compiled and not self.optimizer.built:
             # A loaded one has an optimizer that is.
             self.optimizer.build(self.trainable_variables)
-        with self._teacher_hidden():
-            return super().save(*args, **kwargs)
+        whole = written_whole("save", self, args, kwargs)
+        with self._teacher_hidden(), whole as given:
+            return super().save(**given)
 
     @functools.wraps(keras.Model.save_weights)
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._teacher_hidden():
-            return super().save_weights(*args, **kwargs)
+        whole = written_whole("save_weights", self, args, kwargs)
+        with self._teacher_hidden(), whole as given:
+            return super().save_weights(**given)
 
     @functools.wraps(keras.Model.load_weights)
     def load_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
@@ -784,7 +837,8 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def _teacher_hidden(self) -> Iterator[None]:
         self._hides_teacher = not self.save_teacher
         try:
-            yield
+            with local():
+                yield
         finally:
             self._hides_teacher = False
 
@@ -795,7 +849,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
         training run that was interrupted goes on exactly.
         """
         for name, variable in self._own_variables().items():
-            store[name] = ops.convert_to_numpy(variable.value)
+            store[name] = as_array(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` stored."""
@@ -823,9 +877,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal distiller."""
         serialize = keras.saving.serialize_keras_object
-        numbers = [
-            float(ops.convert_to_numpy(v.value)) for v in self.loss_weights
-        ]
+        numbers = [float(as_array(v)) for v in self.loss_weights]
         return {
             "teacher": serialize(self._given["teacher"])
             if self.save_teacher
@@ -835,9 +887,7 @@ class Distiller(keras.Model):  # type: ignore[misc]  # keras is untyped
                 self._loss_config(c) for c in self._comparisons.values()
             ],
             "loss_weights": numbers,
-            "hard_label_weight": float(
-                ops.convert_to_numpy(self.hard_label_weight.value)
-            ),
+            "hard_label_weight": float(as_array(self.hard_label_weight)),
             "teacher_inputs": serialize(self.teacher_inputs)
             if self.save_teacher
             else None,

@@ -95,6 +95,21 @@ class Fidelity:
                     "teacher_shape, student_shape)."
                 )
 
+    def require_sums(self, sums: bool) -> None:
+        """Raise where devices add up what a metric can't add up.
+
+        Args:
+            sums: Whether devices add up what metrics keep.
+        """
+        for metric in self.metrics:
+            if sums and not metric.adds_up:
+                raise ValueError(
+                    f"{type(metric).__name__} can't be put together from what "
+                    "several devices saw. Received: fidelity_metrics with "
+                    f"'{metric.name}' on several devices. Measure it on one, "
+                    "in a process of its own."
+                )
+
     def names(self, labels: bool) -> list[str]:
         """What is logged, with labels or without."""
         return [

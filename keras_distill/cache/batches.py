@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 
 from keras_distill.cache.transfer_set import TransferSet
 from keras_distill.cache.views import Views
+from keras_distill.distribution.batches import GlobalBatches
 
 if TYPE_CHECKING:
     from keras_distill.cache.teacher_cache import TeacherCache
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
-class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+class CachedBatches(GlobalBatches):
     """What `TeacherCache.batches` returns; pass it to `fit` as `x`.
 
     It owns the order of the examples: a new one in each epoch, which follows
     from `(seed, epoch)` alone, whatever `fit` does and however many workers
     there are. Each batch holds the examples' numbers, and their records are
-    looked up by number.
+    looked up by number. Of several processes, each reads its own rows.
 
     Attributes:
         epoch: The epoch that comes next, or is going on. Set it, or pass it
-            to `TeacherCache.batches`, where an interrupted training goes on.
+            to `TeacherCache.batches`, where an interrupted training goes on
+            with `initial_epoch`; after `BackupAndRestore`, it is skipped to.
         temperature: For which stored targets of few classes are made. A
             callback may set it between epochs, together with the loss's.
     """
@@ -45,17 +46,12 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
         as_logits: bool,
         workers: int,
     ) -> None:
-        super().__init__(workers=workers)
+        super().__init__(data.size, batch_size, shuffle, seed, epoch, workers)
         self.cache = cache
         self.data = data
         self.views = views
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = epoch
         self.temperature = temperature
         self.as_logits = as_logits
-        self._order: tuple[int, Array] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -63,40 +59,13 @@ class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
             f"{self.epoch}{', shuffled' * self.shuffle}, of {self.cache})"
         )
 
-    def __len__(self) -> int:
-        """Batches in an epoch, the last one as large as it comes."""
-        return math.ceil(self.data.size / self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """The batch at a place in this epoch's order."""
-        if not 0 <= index < len(self):
-            raise IndexError(
-                f"There are {len(self)} batches. Received: index={index}."
-            )
-        epoch = self.epoch
-        start = index * self.batch_size
-        ids = self.order(epoch)[start : start + self.batch_size]
+    def examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
+        """What the teacher said, labels and sample weights."""
         batch = self.cache.read(
             ids, epoch, self.temperature, as_logits=self.as_logits
         )
         inputs, labels, weights = self._examples(ids, epoch)
-        batch = batch._replace(inputs=inputs)
-        if labels is None and weights is None:
-            return (batch,)
-        return (batch, labels) if weights is None else (batch, labels, weights)
-
-    def on_epoch_end(self) -> None:
-        """Go on to the next epoch, with another order."""
-        self.epoch += 1
-
-    def order(self, epoch: int) -> Array:
-        """The examples' numbers in the order of an epoch."""
-        if self._order is None or self._order[0] != epoch:
-            ids = np.arange(self.data.size)
-            if self.shuffle:
-                ids = np.random.default_rng([self.seed, epoch]).permutation(ids)
-            self._order = epoch, ids
-        return self._order[1]
+        return batch._replace(inputs=inputs), labels, weights
 
     def _examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
         if self.views is None:

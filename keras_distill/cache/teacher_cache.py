@@ -313,11 +313,6 @@ class TeacherCache:
                 "with TeacherCache.open(folder, (inputs, labels)), or join it "
                 "to a pipeline with cache.attach."
             )
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                "A batch holds at least one example. Received: "
-                f"batch_size={batch_size!r}."
-            )
         self._temperature(temperature)  # is checked now
         return CachedBatches(
             self,

@@ -44,6 +44,8 @@ class FidelityMetric(keras.metrics.Metric):  # type: ignore[misc]
     uses_labels: bool = False
     #: Whether each position, as of a sequence of logits, counts by itself.
     per_position: bool = False
+    #: Whether the sums of several devices, added up, are those of one device.
+    adds_up: bool = True
 
     def __init__(
         self,

@@ -64,6 +64,9 @@ class LinearCKA(FidelityMetric):
         Representations Revisited", 2019.
     """
 
+    # Products are centred with a mean, which other devices don't share.
+    adds_up = False
+
     def __init__(
         self,
         teacher_layer_name: LayerName = None,

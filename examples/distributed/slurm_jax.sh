@@ -1,0 +1,17 @@
+#!/bin/bash
+#SBATCH --job-name=distil
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --requeue
+# One process for each machine, which uses all of its devices. --requeue starts
+# the job anew when a machine fails, and the training goes on from its backup.
+set -euo pipefail
+export KERAS_BACKEND=jax
+FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export KERAS_DISTRIBUTION_JOB_ADDRESSES="$FIRST:29500"
+export KERAS_DISTRIBUTION_NUM_PROCESSES="$SLURM_NTASKS"
+
+srun bash -c 'KERAS_DISTRIBUTION_PROCESS_ID=$SLURM_PROCID \
+  python train.py student --folder "$PWD/runs/distributed"'

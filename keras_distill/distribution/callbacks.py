@@ -1,0 +1,112 @@
+"""Callbacks of a training by several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_distill.distribution.batches import GlobalBatches
+
+#: What writes files, of which there is one for all processes.
+_WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
+
+
+class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
+    """Processes begin alike, and stop at the same time."""
+
+    def __init__(self, engine: Any, user: list[Any]) -> None:
+        super().__init__()
+        self.engine = engine
+        self.within_epochs = any(map(_may_stop_within_an_epoch, user))
+        self.started = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Make all processes alike, once."""
+        # Not when training begins: a backup has been loaded since.
+        if not self.started:
+            self.started = True
+            self.engine.start(self.model, self.params["steps"], epoch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop together, where a callback may stop here."""
+        if self.within_epochs:
+            self._agree()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop together."""
+        self._agree()
+
+    def _agree(self) -> None:
+        self.model.stop_training = self.engine.any(self.model.stop_training)
+
+
+class Placed(keras.callbacks.Callback):  # type: ignore[misc]
+    """Variables are where the steps expect them, also after a backup."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__()
+        self.engine = engine
+        self.started = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Place variables, once."""
+        if not self.started:
+            self.started = True
+            self.engine.place(self.model)
+
+
+class Resumed(keras.callbacks.Callback):  # type: ignore[misc]
+    """Each epoch has the data set's order of that epoch.
+
+    Also if a backup has the first ones behind it, and although Keras looks at
+    a batch before, and calls that an epoch.
+    """
+
+    def __init__(self, data: GlobalBatches, initial_epoch: int) -> None:
+        super().__init__()
+        self.data = data
+        self.before = data.epoch - initial_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the data set's epoch."""
+        self.data.epoch = self.before + epoch
+
+
+class RestoreOnly(keras.callbacks.Callback):  # type: ignore[misc]
+    """A backup that another process writes."""
+
+    def __init__(self, backup: Any) -> None:
+        super().__init__()
+        self.backup = backup
+
+    def set_model(self, model: Any) -> None:
+        """Hand the model on."""
+        super().set_model(model)
+        self.backup.set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restore."""
+        self.backup.on_train_begin(logs)
+
+
+def without_files(callbacks: list[Any]) -> list[Any]:
+    """The callbacks of a process that writes no files."""
+    return [
+        RestoreOnly(x) if isinstance(x, keras.callbacks.BackupAndRestore) else x
+        for x in callbacks
+        if not isinstance(x, _WRITERS)
+    ]
+
+
+def _may_stop_within_an_epoch(callback: Any) -> bool:
+    plain = keras.callbacks.Callback
+    return any(
+        getattr(type(callback), name) is not getattr(plain, name)
+        for name in ("on_batch_end", "on_train_batch_end")
+    )

@@ -1,0 +1,278 @@
+"""A Keras model whose `fit` is the same on one device and on many."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from keras_distill.cache.transfer_set import TransferSet
+from keras_distill.distribution.batches import GlobalBatches, ShardedBatches
+from keras_distill.distribution.callbacks import Resumed, without_files
+from keras_distill.distribution.current import engine_of
+from keras_distill.distribution.engines import OneDevice
+from keras_distill.distribution.shares import real_rows
+from keras_distill.distribution.world import world
+from keras_distill.losses.base import DistillationLoss
+
+
+class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
+    """What a `Distiller` does so that engines can train it on many devices."""
+
+    _in_step = False
+    _gather_relations = True
+
+    @property
+    def gather_relations(self) -> bool:
+        """Whether losses between examples see the whole global batch.
+
+        On several devices, a loss such as `losses.RelationalDistance` may
+        relate the examples of the global batch (`True`, the default: what one
+        device does with that batch), or those of each replica by themselves
+        (`False`: less to send and to compute, with fewer relations). Set it
+        before `fit`. On one device it makes no difference.
+        """
+        return self._gather_relations
+
+    @gather_relations.setter
+    def gather_relations(self, value: bool) -> None:
+        self._gather_relations = value
+        self.train_function = None  # was traced with the other value
+
+    @property
+    def trained_layers(self) -> list[Any]:
+        """Layers besides the student that are trained with it."""
+        return []
+
+    @property
+    def distillation_losses(self) -> Mapping[str, DistillationLoss]:
+        """The losses by name, in order."""
+        return {}
+
+    def related(
+        self, loss: DistillationLoss, sides: tuple[Any, Any, Any], rows: Any
+    ) -> Any:
+        """A loss's value where its examples may be on several devices.
+
+        Args:
+            loss: The loss.
+            sides: What it is called with: teacher, student, sample weights.
+            rows: How many examples this replica has.
+        """
+        if not loss.relates_examples:
+            return loss(*sides)
+        engine = engine_of(self)
+        if self.gather_relations:
+            return loss(*engine.gather(sides))
+        pieces = engine.pieces(rows)
+        if len(pieces) == 1:
+            return loss(*sides)
+        values = [
+            loss(*keras.tree.map_structure(_cut(piece), sides))
+            * len(range(rows)[piece])
+            for piece in pieces
+        ]
+        return sum(values[1:], start=values[0]) / rows
+
+    @property
+    def all_variables(self) -> list[Any]:
+        """Every variable that a step takes or changes."""
+        return [
+            *self.variables,
+            *(self.optimizer.variables if self.optimizer else []),
+            *self.metrics_variables,
+        ]
+
+    @contextlib.contextmanager
+    def step_on(self, data: Any) -> Iterator[Any]:
+        """Surrounds a step, and gives the real rows of its batch."""
+        data, count = real_rows(data)
+        self._in_step = True
+        try:
+            with engine_of(self).step(self, data, count):
+                yield data
+        finally:
+            self._in_step = False
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """What metrics say, over all devices at an epoch's end."""
+        if self._in_step:
+            return self.own_metrics_result()
+        return engine_of(self).metrics_result(self, self.own_metrics_result)
+
+    def own_metrics_result(self) -> dict[str, Any]:
+        """What metrics say on this device alone."""
+        logs: dict[str, Any] = super().get_metrics_result()
+        return logs
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
+        given = _arguments("fit", self, args, kwargs)
+        engine = engine_of(self)
+        if engine.splits_arrays:
+            _split_validation(given)
+            _share_validation(given)
+            _share_arrays(given, given["batch_size"], given["shuffle"])
+        elif engine.replicas > 1:
+            _split_validation(given)
+            _size_validation(given, engine)
+            _size_batches(given, engine, trains=True)
+        _give_share(given["x"], engine)
+        _give_share(given["validation_data"], engine)
+        if isinstance(given["x"], GlobalBatches):
+            given["shuffle"] = False  # it has an order, the same everywhere
+        _choose_callbacks(given, engine)
+        _print_once(given)
+        with engine.training(self):
+            return super().fit(**given)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        given = _arguments("evaluate", self, args, kwargs)
+        engine = engine_of(self)
+        if engine.splits_arrays and "_use_cached_eval_dataset" not in given:
+            _share_arrays(given, given["batch_size"], False)
+        elif engine.replicas > 1:
+            _size_batches(given, engine, trains=False)
+        _give_share(given["x"], engine)
+        _print_once(given)
+        return super().evaluate(**given)
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        given = _arguments("predict", self, args, kwargs)
+        engine = engine_of(self)
+        if engine.share.pieces > 1:
+            if engine.share.count > 1:
+                raise ValueError(
+                    "Keras can't collect predictions from several processes. "
+                    f"Received: predict in {world()}. Predict with the "
+                    "student in a process of its own, or evaluate."
+                )
+            _share_arrays(given, given["batch_size"], False)
+            _give_share(given["x"], engine)
+        _print_once(given)
+        return super().predict(**given)
+
+
+def _cut(piece: slice) -> Callable[[Any], Any]:
+    return lambda x: None if x is None else x[piece]
+
+
+def _arguments(
+    method: str, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """All arguments by name, with Keras' defaults."""
+    bound = inspect.signature(getattr(keras.Model, method)).bind(
+        model, *args, **kwargs
+    )
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    del given["self"]
+    more = given.pop("kwargs", {})
+    return {**given, **more}
+
+
+def _share_arrays(given: dict[str, Any], size: Any, shuffle: Any) -> None:
+    """Make arrays into batches of which each process loads its share."""
+    if not all(_is_array(x) for x in keras.tree.flatten(given["x"])):
+        return
+    arrays = TransferSet(
+        given["x"], given.pop("y", None), given.pop("sample_weight", None)
+    )
+    given["x"] = ShardedBatches(arrays, size or 32, bool(shuffle), 0, 0, 1)
+    given["batch_size"] = None
+
+
+def _split_validation(given: dict[str, Any]) -> None:
+    """The last part of the arrays, as Keras takes it."""
+    share = given["validation_split"]
+    if not share or given["validation_data"] is not None:
+        return
+    parts = (given["x"], given["y"], given["sample_weight"])
+    size = len(keras.tree.flatten(parts)[0])
+    first = math.floor(size * (1 - share))
+
+    def cut(where: slice) -> Any:
+        return keras.tree.map_structure(
+            lambda x: None if x is None else x[where], parts
+        )
+
+    given["x"], given["y"], given["sample_weight"] = cut(slice(first))
+    given["validation_data"] = cut(slice(first, None))
+    given["validation_split"] = 0.0
+
+
+def _share_validation(given: dict[str, Any]) -> None:
+    data = given["validation_data"]
+    if data is None or isinstance(data, GlobalBatches):
+        return
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    made = {"x": x, "y": y, "sample_weight": weight}
+    size = given["validation_batch_size"] or given["batch_size"]
+    _share_arrays(made, size, False)
+    if isinstance(made["x"], GlobalBatches):
+        given["validation_data"] = made["x"]
+
+
+def _size_batches(
+    given: dict[str, Any], engine: OneDevice, trains: bool
+) -> None:
+    data = given["x"]
+    if isinstance(data, GlobalBatches):
+        engine.batch_size(data.batch_size, data.size, trains=True)
+    leaves = keras.tree.flatten(data)
+    if all(map(_is_array, leaves)):
+        given["batch_size"] = engine.batch_size(
+            given["batch_size"] or 32, len(leaves[0]), trains
+        )
+
+
+def _size_validation(given: dict[str, Any], engine: OneDevice) -> None:
+    if given["validation_data"] is None:
+        return
+    x, *_ = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
+    size = given["validation_batch_size"] or given["batch_size"]
+    made = {"x": x, "batch_size": size}
+    _size_batches(made, engine, trains=False)
+    given["validation_batch_size"] = made["batch_size"]
+
+
+def _give_share(data: Any, engine: OneDevice) -> None:
+    if isinstance(data, GlobalBatches):
+        data.share = engine.share
+
+
+def _choose_callbacks(given: dict[str, Any], engine: OneDevice) -> None:
+    user = given["callbacks"]
+    if isinstance(user, keras.callbacks.CallbackList):
+        if world().size > 1:
+            raise TypeError(
+                "Processes need callbacks of their own. Received: "
+                "callbacks of type CallbackList. Pass a list of callbacks."
+            )
+        return
+    callbacks = keras.tree.flatten(user or [])
+    extra = engine.callbacks(callbacks)
+    if isinstance(given["x"], GlobalBatches):
+        extra.append(Resumed(given["x"], given["initial_epoch"]))
+    if not world().is_first:
+        callbacks = without_files(callbacks)
+    given["callbacks"] = [*callbacks, *extra]
+
+
+def _print_once(given: dict[str, Any]) -> None:
+    if not world().is_first:
+        given["verbose"] = 0
+
+
+def _is_array(value: Any) -> bool:
+    try:
+        return len(value.shape) > 0 and value.dtype is not None
+    except (AttributeError, TypeError):
+        return False

@@ -1,0 +1,69 @@
+"""The example runs as its pages say."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from support import only_on
+
+pytestmark = only_on("torch")
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "distributed"
+SETTINGS = os.environ | {
+    "KERAS_BACKEND": "torch",
+    "PYTHONPATH": str(FOLDER.parents[1]),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+def run(*command):
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=FOLDER,
+        env=SETTINGS,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = str(tmp_path_factory.mktemp("run"))
+    run("train.py", "teacher", "--folder", where)
+    return where
+
+
+def test_two_processes_of_torchrun(folder):
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    student = f"train.py student --epochs 3 --folder {folder}"
+    printed = run(*torchrun.split(), *student.split())
+    assert {"process 0 of 2", "process 1 of 2"} <= set(printed.splitlines())
+    # Said once, and learned something.
+    (accuracy,) = re.findall(r"^accuracy (\S+)", printed, re.M)
+    assert float(accuracy) > 0.3
+
+
+def test_two_workers_of_ray(folder):
+    pytest.importorskip(
+        "ray.train", reason="needs ray[train]", exc_type=ImportError
+    )
+    run(*f"train_on_ray.py --epochs 2 --folder {folder}".split())
+    assert (pathlib.Path(folder) / "student.keras").exists()
+
+
+def test_manifests_parse():
+    yaml = pytest.importorskip("yaml", reason="comes with ray")
+    job = yaml.safe_load((FOLDER / "kuberay.yaml").read_text())
+    groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert job["kind"] == "RayJob"
+    assert groups[0]["replicas"] == 2
+    for script in FOLDER.glob("*.sh"):
+        subprocess.run(["bash", "-n", script], check=True)

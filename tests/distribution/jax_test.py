@@ -1,0 +1,61 @@
+"""JAX: a mesh of devices, or two processes, train what one device trains."""
+
+import time
+
+import pytest
+from distribution.launch import (
+    assert_equal,
+    assert_resumed,
+    found,
+    launch,
+    launched,
+)
+from support import only_on
+
+pytestmark = only_on("jax")
+MESH = [
+    "everything_accumulated",
+    "placed",
+    "split_teacher",
+    "relations",
+    "relations_per_replica",
+]
+PROCESSES = ["everything_accumulated", "split_teacher"]
+TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+ONE = {"XLA_FLAGS": ""}
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mesh")
+    launched("mesh", folder, MESH, timeout=400, **TWO)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    names = [*PROCESSES, "uninterrupted"]
+    launched("processes", folder, names, size=2, timeout=400, **ONE)
+    return folder
+
+
+@pytest.mark.parametrize("name", MESH)
+def test_two_devices_do_what_one_does(mesh, name):
+    assert_equal(found(mesh, name, 0), found(mesh, name, "one"))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_two_processes_do_what_one_does(mesh, processes, name):
+    for rank in (0, 1):
+        assert_equal(found(processes, name, rank), found(mesh, name, "one"))
+
+
+def test_a_killed_process_ends_the_run_which_goes_on(processes, tmp_path):
+    codes, outputs = launch("processes", tmp_path, ["killed"], 2, **ONE)
+    assert time.time() - float((tmp_path / "died").read_text()) < 60
+    assert codes[0] != 0
+    assert codes[1] == -9
+    assert "Another process of this training has gone" in outputs[0]
+    launched("processes", tmp_path, ["resumed"], size=2, **ONE)
+    assert_resumed(tmp_path, processes)

@@ -1,0 +1,306 @@
+"""The same trainings for one device and for many: run as a script by workers.
+
+    python scenarios.py MODE FOLDER NAME...
+
+MODE is `processes`, `mesh` (of JAX) or `mirrored` (of TensorFlow). It writes
+`FOLDER/NAME-RANK.npz`: weights and history; and, but for `processes`,
+`FOLDER/NAME-one.npz`, the same of one device.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+from support import cnn, teacher
+
+import keras_distill as kd
+
+# Two full batches of 8 and a ragged one, which two can't halve.
+COUNT = 21
+
+
+def data(count=COUNT, weighted=False):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(count, 8, 8, 1)).astype("float32")
+    y = np.arange(count) % 3
+    if not weighted:
+        return x, y
+    return x, y, random.uniform(0, 2, count).astype("float32")
+
+
+def distiller(losses=None, norm=False, dropout=0.0, **optimizer):
+    student = cnn(4, seed=3, dropout=dropout)
+    student.get_layer("norm").trainable = norm
+    student.get_layer("logits").kernel_regularizer = keras.regularizers.L2(0.1)
+    made = kd.Distiller(
+        teacher(), student, losses=losses, hard_label_weight=0.5
+    )
+    made.compile(
+        # A larger epsilon than usual, since where a gradient is zero but for
+        # rounding, Adam would make a step of the rounding.
+        optimizer=keras.optimizers.Adam(0.01, epsilon=1e-4, **optimizer),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return made
+
+
+def fit(made, batches, **arguments):
+    history = made.fit(batches, epochs=3, verbose=0, **arguments)
+    return made, history.history
+
+
+def batches(count=COUNT, weighted=False):
+    return kd.distribution.batches(
+        data(count, weighted), 8, shuffle=True, seed=4
+    )
+
+
+def everything(**optimizer):
+    """Cache, sample weights, features, projectors, validation, ragged tail."""
+    stored = kd.TeacherCache.write(
+        tempfile.mkdtemp(),
+        teacher(),
+        data(weighted=True),
+        layers=["conv"],
+        verbose=0,
+    )
+    made = distiller(
+        [
+            kd.losses.SoftTargets(),
+            kd.losses.Hint("conv", "conv", projector="auto"),
+        ],
+        **optimizer,
+    )
+    return fit(made, stored.batches(8, shuffle=True), validation_data=data(13))
+
+
+def everything_accumulated():
+    return everything(gradient_accumulation_steps=2, global_clipnorm=0.3)
+
+
+def arrays():
+    x, y = data()
+    made = distiller()
+    history = made.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=3,
+        shuffle=False,
+        validation_split=0.2,
+        verbose=0,
+    )
+    return made, history.history
+
+
+def tail_of_one():
+    return fit(distiller(), batches(17))
+
+
+def relations():
+    made = distiller(
+        [
+            kd.losses.RelationalDistance("pool", "pool"),
+            kd.losses.LogitCorrelation(),
+            kd.losses.ContrastiveRepresentation("logits", "logits", seed=2),
+        ]
+    )
+    return fit(made, batches())
+
+
+def banks():
+    x, y = data()
+    loss = kd.losses.ContrastiveRepresentation(
+        "logits", "logits", bank_size=COUNT, negatives=8, seed=2
+    )
+    batch = kd.TransferBatch(x, sample_ids=np.arange(COUNT))
+    return fit(distiller(loss), kd.distribution.batches((batch, y), 8))
+
+
+class Halves(kd.losses.RelationalDistance):
+    """What two replicas of four examples do by themselves, on one device."""
+
+    def __init__(self):
+        super().__init__("pool", "pool", name="relational_distance")
+
+    def compare(self, teacher, student):
+        halves = [
+            super(Halves, self).compare(teacher[half], student[half])
+            for half in (slice(4), slice(4, 8))
+        ]
+        return keras.ops.concatenate(halves)
+
+
+def relations_per_replica(one=False):
+    loss = Halves() if one else kd.losses.RelationalDistance("pool", "pool")
+    made = distiller(loss)
+    made.gather_relations = False
+    return fit(made, batches(16))
+
+
+def normalization():
+    return fit(distiller(norm=True), batches())
+
+
+def dropout():
+    return fit(distiller(dropout=0.5), batches())
+
+
+def callbacks():
+    """Files of one process, and one that stops all."""
+    world = kd.distribution.world()
+    folder = pathlib.Path(sys.argv[2]) / f"files-{world.rank}"
+
+    class StopsAlone(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if world.rank == world.size - 1 and batch == 1:
+                self.model.stop_training = True
+
+    return fit(
+        distiller(),
+        batches(),
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(f"{folder}/student.keras"),
+            keras.callbacks.CSVLogger(f"{folder}.csv"),
+            StopsAlone(),
+        ],
+    )
+
+
+class Dies(keras.callbacks.Callback):
+    """The last process is killed in its second epoch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rank, size = kd.distribution.world()
+        if self.epoch == 1 and batch == 1 and rank == size - 1:
+            path = pathlib.Path(sys.argv[2]) / "died"
+            path.write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+
+def uninterrupted():
+    return fit(distiller(dropout=0.5), batches())
+
+
+def resumed(*more):
+    """Begins anew where there is no backup."""
+    backup = keras.callbacks.BackupAndRestore(
+        pathlib.Path(sys.argv[2]) / "backup", delete_checkpoint=False
+    )
+    return fit(distiller(dropout=0.5), batches(), callbacks=[backup, *more])
+
+
+def killed():
+    return resumed(Dies())
+
+
+@contextlib.contextmanager
+def before_the_distribution():
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    yield
+    keras.distribution.set_distribution(distribution)
+
+
+def placed():
+    """Models that were made before; predictions that devices can't halve."""
+    with before_the_distribution():
+        made = distiller()
+    made, history = fit(made, batches(9))
+    predicted = made.predict(data(5)[0], verbose=0)
+    score = made.evaluate(*data(5), verbose=0)
+    return made, history | {"predicted": predicted, "score": score}
+
+
+def split_teacher():
+    """Half of a teacher's layer on each device, beside a whole student."""
+    if keras.distribution.distribution() is None:
+        return fit(distiller(), batches())
+    mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"))
+    layout = keras.distribution.LayoutMap(mesh)
+    # The teacher's first layer has 16 channels, the student's has 4.
+    with before_the_distribution():
+        made = distiller()
+    kernel = made.teacher.get_layer("conv").kernel
+    kernel_path = f"^{kernel.path}$"
+    layout[kernel_path] = (None, None, None, "model")
+    split = keras.distribution.ModelParallel(
+        layout_map=layout, auto_shard_dataset=False
+    )
+    with split.scope():
+        result = fit(made, batches())
+    assert not kernel.value.sharding.is_fully_replicated
+    return result
+
+
+def refusals():
+    """What can't be right on TensorFlow's replicas is refused."""
+    import pytest
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 2:
+        for wrong in ({"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}):
+            with pytest.raises(ValueError, match="on each replica before"):
+                fit(distiller(**wrong), batches())
+        with pytest.raises(ValueError, match="share equally"):
+            distiller().fit(*data(), batch_size=7, verbose=0)
+    return distiller(), {}
+
+
+def run(name, **arguments):
+    """Weights and history of a scenario, as arrays by name."""
+    keras.utils.set_random_seed(0)
+    made, history = globals()[name](**arguments)
+    found = {
+        f"w{i}": keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(v))
+        for i, v in enumerate(made.variables)
+    }
+    return found | {k: np.array(v) for k, v in history.items()}
+
+
+def run_on_one(name):
+    return run(name, **({"one": True} if "per_replica" in name else {}))
+
+
+def main():
+    mode, folder, *names = sys.argv[1:]
+    folder = pathlib.Path(folder)
+    scope = contextlib.nullcontext
+    if mode == "mirrored":
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+        scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)
+    rank = 0
+    if mode == "processes":
+        rank = kd.distribution.initialize().rank
+    if mode == "mesh":
+        scope = keras.distribution.DataParallel().scope
+    for name in names:
+        if mode != "processes":
+            np.savez(folder / f"{name}-one.npz", **run_on_one(name))
+        with scope():
+            np.savez(folder / f"{name}-{rank}.npz", **run(name))
+        print("done", name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

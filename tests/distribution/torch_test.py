@@ -1,0 +1,72 @@
+"""PyTorch: two processes train the student that one trains."""
+
+import time
+
+import pytest
+from distribution.launch import (
+    assert_equal,
+    assert_resumed,
+    found,
+    launch,
+    launched,
+)
+from distribution.scenarios import run_on_one
+from support import only_on
+
+pytestmark = only_on("torch")
+EQUAL = [
+    "everything",
+    "everything_accumulated",
+    "arrays",
+    "tail_of_one",
+    "relations",
+    "relations_per_replica",
+    "banks",
+]
+ALONE = ["normalization", "dropout", "callbacks", "uninterrupted"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("processes")
+    launched("processes", where, [*EQUAL, *ALONE], size=2)
+    return where
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_processes_do_what_one_does(folder, name):
+    one = run_on_one(name)
+    for rank in (0, 1):
+        assert_equal(found(folder, name, rank), one)
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *ALONE])
+def test_processes_agree_to_the_bit(folder, name):
+    first, second = (found(folder, name, rank) for rank in (0, 1))
+    assert_equal(first, second, tolerance=0)
+
+
+def test_each_process_drops_other_units(folder):
+    first, second = (found(folder, "dropout", rank) for rank in (0, 1))
+    states = [k for k, v in first.items() if v.dtype.kind != "f"]
+    assert states
+    for key in states:
+        assert first[key][0] != second[key][0]
+        assert first[key][1] == second[key][1]  # as many draws
+
+
+def test_one_process_writes_files_and_one_stops_all(folder):
+    assert (folder / "files-0" / "student.keras").exists()
+    assert (folder / "files-0.csv").exists()
+    assert not (folder / "files-1").exists()
+    assert not (folder / "files-1.csv").exists()
+    assert len(found(folder, "callbacks", 0)["loss"]) == 1
+
+
+def test_a_killed_process_ends_the_run_which_goes_on(folder, tmp_path):
+    codes, outputs = launch("processes", tmp_path, ["killed"], size=2)
+    assert time.time() - float((tmp_path / "died").read_text()) < 60
+    assert codes == [1, -9]
+    assert "Another process of this training has gone" in outputs[0]
+    launched("processes", tmp_path, ["resumed"], size=2)
+    assert_resumed(tmp_path, folder)
