@@ -7,6 +7,7 @@ from keras import layers
 from measuring import agreement
 from support import (
     assert_same_values,
+    cnn,
     images,
     mlp,
     only_on,
@@ -15,6 +16,7 @@ from support import (
 )
 
 import keras_distill as kd
+from keras_distill.fidelity import Fidelity
 from keras_distill.reports import measures
 
 
@@ -352,3 +354,14 @@ def test_labels_are_missed_where_all_metrics_need_them():
     distiller = still(kd.Distiller(guide(), mlp()), kd.metrics.Outcomes())
     with pytest.raises(ValueError, match="without labels"):
         distiller.evaluate(images()[0], verbose=0)
+
+
+def test_devices_add_up_only_what_adds_up():
+    student = cnn()
+    cka = kd.metrics.LinearCKA("relu", "relu", name="cka")
+    metrics = [kd.metrics.Agreement(), cka]
+    fidelity = Fidelity(metrics, teacher(), student)
+    fidelity.require_sums(False)
+    with pytest.raises(ValueError, match="'cka' on several devices"):
+        fidelity.require_sums(True)
+    Fidelity(metrics[:1], teacher(), student).require_sums(True)
