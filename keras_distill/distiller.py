@@ -779,6 +779,11 @@ class Distiller(DistributedModel):
         finally:
             self._teacher_rests, self._evaluates = before
 
+    def _build_optimizer(self) -> None:
+        if not self.optimizer.built:
+            with engine_of(self).scope():
+                self.optimizer.build(self.trainable_variables)
+
     @contextmanager
     def _values_kept(self, trains: bool = False) -> Iterator[None]:
         if self._keeps_values:  # validation within fit
@@ -787,8 +792,8 @@ class Distiller(DistributedModel):
         if not self.compiled:  # of which Keras complains
             yield
             return
-        if trains and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        if trains:
+            self._build_optimizer()
         engine = engine_of(self)
         self._fidelity.require_sums(engine.sums_metrics)
         engine.prepare(self)
@@ -815,9 +820,9 @@ class Distiller(DistributedModel):
                 "A distiller can't be loaded from the old HDF5 format. "
                 f"Received: filepath={path!r}. Use a name that ends in .keras."
             )
-        if self.compiled and not self.optimizer.built:
-            # A loaded one has an optimizer that is.
-            self.optimizer.build(self.trainable_variables)
+        if self.compiled:
+            # A loaded one has an optimizer that is built.
+            self._build_optimizer()
         whole = written_whole("save", self, args, kwargs)
         with self._teacher_hidden(), whole as given:
             return super().save(**given)

@@ -31,6 +31,10 @@ class OneDevice:
     def prepare(self, model: Any) -> None:
         """Make ready what a `fit`, `evaluate` or `predict` will use."""
 
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where variables are made."""
+        return contextlib.nullcontext()
+
     def batch_size(self, size: int, examples: int, trains: bool) -> int:
         """Examples in a batch of arrays that the engine can take."""
         return size

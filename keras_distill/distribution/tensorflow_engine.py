@@ -68,6 +68,11 @@ class TensorFlowReplicas(OneDevice):
                 "in `with strategy.scope():`."
             )
 
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where variables are made."""
+        scope: contextlib.AbstractContextManager[Any] = self.strategy.scope()
+        return scope
+
     def batch_size(self, size: int, examples: int, trains: bool) -> int:
         """One whose first batch all replicas have as much of.
 

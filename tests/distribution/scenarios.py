@@ -21,6 +21,8 @@ from support import cnn, teacher
 
 import keras_distill as kd
 
+# In which TensorFlow's models are made; `fit` is called outside.
+scope = contextlib.nullcontext
 # Two full batches of 8 and a ragged one, which two can't halve.
 COUNT = 21
 
@@ -34,7 +36,12 @@ def data(count=COUNT, weighted=False):
     return x, y, random.uniform(0, 2, count).astype("float32")
 
 
-def distiller(losses=None, norm=False, dropout=0.0, **optimizer):
+def distiller(*args, **kwargs):
+    with scope():
+        return make(*args, **kwargs)
+
+
+def make(losses=None, norm=False, dropout=0.0, **optimizer):
     student = cnn(4, seed=3, dropout=dropout)
     student.get_layer("norm").trainable = norm
     student.get_layer("logits").kernel_regularizer = keras.regularizers.L2(0.1)
@@ -248,8 +255,9 @@ def refusals():
     import pytest
     import tensorflow as tf
 
-    strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync == 2:
+    with scope():
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 2:
         for wrong in ({"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}):
             with pytest.raises(ValueError, match="on each replica before"):
                 fit(distiller(**wrong), batches())
@@ -276,7 +284,8 @@ def run_on_one(name):
 def main():
     mode, folder, *names = sys.argv[1:]
     folder = pathlib.Path(folder)
-    scope = contextlib.nullcontext
+    global scope  # noqa: PLW0603
+    run_scope, make_scope = contextlib.nullcontext, scope
     if mode == "mirrored":
         import tensorflow as tf
 
@@ -284,7 +293,7 @@ def main():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
-        scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+        make_scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
     if keras.backend.backend() == "jax":
         import jax
 
@@ -293,12 +302,14 @@ def main():
     if mode == "processes":
         rank = kd.distribution.initialize().rank
     if mode == "mesh":
-        scope = keras.distribution.DataParallel().scope
+        run_scope = keras.distribution.DataParallel().scope
     for name in names:
         if mode != "processes":
             np.savez(folder / f"{name}-one.npz", **run_on_one(name))
-        with scope():
+        scope = make_scope
+        with run_scope():
             np.savez(folder / f"{name}-{rank}.npz", **run(name))
+        scope = contextlib.nullcontext
         print("done", name, flush=True)
 
 
