@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -41,8 +41,11 @@ from mnist_runs import (
     jitter,
     load,
     logits,
+    markdown,
     network,
+    outcomes,
     parse_arguments,
+    spread,
     stem,
     teacher,
 )
@@ -60,29 +63,25 @@ ONLY_7_AND_8 = [7, 8]
 CORRECTIONS = np.arange(0, 201) / 10
 WIDTHS = (30, 300)
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
-PUBLISHED = {
-    "teacher": 67,
-    "alone": 146,
-    "distilled": 74,
-    "without 3s": (206, 109, 133, 14),
-    "7s and 8s": (4730, 1320),
-}
 
 
 class Plan:
     """All runs of the experiments, with their settings."""
 
-    def __init__(self, backend: str, quick: bool = False) -> None:
+    def __init__(
+        self, backend: str, quick: bool = False, seeds: int = 5
+    ) -> None:
         self.backend = backend
-        self.teacher_epochs = 1 if quick else 60
-        self.epochs = 1 if quick else 50
+        self.teacher_epochs = 1 if quick else 40
+        self.epochs = 1 if quick else 40
         # Of what is compared with itself only, many times.
-        self.short_epochs = 1 if quick else 20
+        self.short_epochs = 1 if quick else 15
         self.teacher_width = 16 if quick else 1200
         self.width = 8 if quick else 800
         self.widths = (4,) if quick else WIDTHS
         self.temperatures = TEMPERATURES[:2] if quick else TEMPERATURES
-        self.seeds = (0,) if quick else (0, 1, 2, 3, 4)
+        self.seeds = (0,) if quick else tuple(range(seeds))
+        self.width_seeds = self.seeds[:3]
 
     def teacher(self, **changes: Any) -> Run:
         """A teacher, regularised unless `changes` say otherwise."""
@@ -96,7 +95,7 @@ class Plan:
             "batch": 250,
             "optimizer": "adam",
             "rate": 1e-3,
-            "dropout": True,
+            "dropout": 0.25,
             "max_norm": 3.0,
             "jitter": True,
         }
@@ -135,12 +134,15 @@ class Plan:
             yield self.student(seed=seed)
 
     def omitted(self) -> Iterator[Run]:
-        """Transfer sets of some classes, and the runs that choose biases."""
-        for classes in (WITHOUT_3, ONLY_7_AND_8):
-            yield self.chooser(classes)
+        """Transfer sets of some classes."""
         for seed in self.seeds:
             for classes in (ONLY_7_AND_8, WITHOUT_3):
                 yield self.student(seed=seed, classes=classes)
+
+    def corrections(self) -> Iterator[Run]:
+        """What chooses the corrections of biases."""
+        for classes in (ONLY_7_AND_8, WITHOUT_3):
+            yield self.chooser(classes)
 
     def chooser(self, classes: list[int]) -> Run:
         """The run on whose held-out images the correction is chosen."""
@@ -153,7 +155,7 @@ class Plan:
     def temperatures_by_width(self) -> Iterator[Run]:
         """Narrow students at several temperatures."""
         short = {"epochs": self.short_epochs}
-        for seed in self.seeds[:3]:
+        for seed in self.width_seeds:
             for width in self.widths:
                 yield self.alone(width=width, seed=seed, **short)
                 for temperature in self.temperatures:
@@ -165,6 +167,7 @@ class Plan:
         """What is changed, by its name in the table; all held out."""
         short = {"held_out": True, "epochs": self.short_epochs}
         guide = self.teacher(**short)
+        longer = self.teacher(held_out=True)
 
         def taught(**changes: Any) -> Run:
             return self.student(**{**short, "teacher": guide, **changes})
@@ -178,12 +181,15 @@ class Plan:
             "distilled, SGD": taught(**sgd),
             "distilled, both on the same shifted view": taught(view="shifted"),
             "distilled, longer": taught(epochs=self.epochs),
-            "distilled, from the better teacher": taught(teacher=self.teacher(held_out=True)),
+            "distilled, longer, from the longer teacher": taught(
+                teacher=longer, epochs=self.epochs
+            ),
             "teacher, no shifts": self.teacher(**short, jitter=False),
-            "teacher, no dropout": self.teacher(**short, dropout=False),
+            "teacher, no dropout": self.teacher(**short, dropout=0.0),
+            "teacher, dropout of 0.5": self.teacher(**short, dropout=0.5),
             "teacher, no limit on norms": self.teacher(**short, max_norm=0.0),
             "teacher, SGD": self.teacher(**{**short, **sgd}),
-            "teacher, longer": self.teacher(held_out=True),
+            "teacher, longer": longer,
         }
 
     def experiments(self) -> dict[str, list[Run]]:
@@ -191,6 +197,7 @@ class Plan:
         return {
             "main": list(self.main()),
             "omitted": list(self.omitted()),
+            "corrections": list(self.corrections()),
             "recipe": list(self.recipe().values()),
             "temperatures": list(self.temperatures_by_width()),
         }
@@ -265,36 +272,181 @@ def outcome(said: np.ndarray, y: np.ndarray, classes: list[int]) -> Run:
     return found
 
 
-def table(records: list[Run], backend: str) -> str:
-    return ""
+class Tables:
+    """Markdown of what is there: mean ± standard deviation over seeds."""
+
+    def __init__(self, records: list[Run], plan: Plan) -> None:
+        self.records = records
+        self.plan = plan
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            (self.main(), self.omitted(), self.recipe(), self.widths())
+        )
+
+    def outcomes(self, runs: Iterable[Run]) -> list[Run]:
+        """What came of those of the runs that have been made."""
+        return outcomes(self.records, runs)
+
+    def cell(self, runs: Iterable[Run]) -> str:
+        """Errors of the runs."""
+        return spread([outcome["errors"] for outcome in self.outcomes(runs)])
+
+    def main(self) -> str:
+        """Teacher, student alone and distilled, beside what was published."""
+        plan = self.plan
+        rows = (
+            ("teacher", "67", [plan.teacher()]),
+            ("student alone", "146", [plan.alone(seed=x) for x in plan.seeds]),
+            ("distilled", "74", [plan.student(seed=x) for x in plan.seeds]),
+        )
+        return markdown(
+            ["", "published", "errors", "seeds"],
+            [
+                [name, published, self.cell(runs), self.seeds(runs)]
+                for name, published, runs in rows
+            ],
+        )
+
+    def seeds(self, runs: list[Run]) -> str:
+        """How many of the runs have been made."""
+        return str(len(self.outcomes(runs)))
+
+    def omitted(self) -> str:
+        """With biases as they were learned, and corrected in two ways."""
+        return markdown(
+            [
+                "transfer set",
+                "biases of the unseen classes",
+                "published",
+                "errors",
+                "of the unseen classes",
+                "seeds",
+            ],
+            [
+                [name, *cells]
+                for name, classes, published in (
+                    ("without 3s", WITHOUT_3, ("206", "109")),
+                    ("only 7s and 8s", ONLY_7_AND_8, ("4730", "1320")),
+                )
+                for cells in self.corrected(classes, *published)
+            ],
+        )
+
+    def corrected(
+        self, classes: list[int], learned: str, corrected: str
+    ) -> list[list[str]]:
+        """A row for each way to choose the correction."""
+        found = self.outcomes(
+            self.plan.student(seed=x, classes=classes) for x in self.plan.seeds
+        )
+        chooser = self.outcomes([self.plan.chooser(classes)])
+        rows = []
+        for way, published, places in (
+            ("as learned", learned, [0 for _ in found]),
+            (
+                "raised, chosen on held-out images",
+                "",
+                [best(x["corrected"]) for x in chooser for _ in found],
+            ),
+            (
+                "raised, chosen on the test images",
+                corrected,
+                [best(x["corrected"]) for x in found],
+            ),
+        ):
+            pairs = [*zip(found, places, strict=False)]
+            rows.append(
+                [
+                    way + raised(places),
+                    published,
+                    spread([x["corrected"][i] for x, i in pairs]),
+                    spread([x["corrected_unseen"][i] for x, i in pairs]),
+                    str(len(pairs)),
+                ]
+            )
+        return rows
+
+    def recipe(self) -> str:
+        """What each change does, on the held-out images."""
+        return markdown(
+            ["", "epochs", "errors, held out"],
+            [
+                [name, str(run["epochs"]), self.cell([run])]
+                for name, run in self.plan.recipe().items()
+            ],
+        )
+
+    def widths(self) -> str:
+        """Temperature against width."""
+        plan = self.plan
+        rows: list[tuple[str, Callable[..., Run], Run]] = [
+            ("alone", plan.alone, {}),
+            *(
+                (f"T = {x:g}", plan.student, {"temperature": x})
+                for x in plan.temperatures
+            ),
+        ]
+        return markdown(
+            ["units of each layer", *(str(x) for x in plan.widths)],
+            [
+                [
+                    name,
+                    *(
+                        self.cell(
+                            make(
+                                width=width,
+                                seed=seed,
+                                epochs=plan.short_epochs,
+                                **changes,
+                            )
+                            for seed in plan.width_seeds
+                        )
+                        for width in plan.widths
+                    ),
+                ]
+                for name, make, changes in rows
+            ],
+        )
+
+
+def best(curve: list[int]) -> int:
+    """The place of the least errors, in the middle if there are several."""
+    places = np.flatnonzero(np.array(curve) == min(curve))
+    return int(places[len(places) // 2])
+
+
+def raised(choices: list[int]) -> str:
+    """By how much the biases were raised, on average."""
+    if not any(choices):
+        return ""
+    return f", by {CORRECTIONS[choices].mean():.1f}"
 
 
 def main() -> None:
-    options = parse_arguments(
-        __doc__, "hinton_mnist", Plan("").experiments()
-    )
+    options = parse_arguments(__doc__, "hinton_mnist", Plan("").experiments())
     results = Results(options.results)
-    if options.table:
-        backends = sorted({x["run"]["backend"] for x in results.all()})
-        print("\n\n".join(table(results.all(), x) for x in backends))
-        return
+    plan = Plan(keras.backend.backend(), options.quick, options.seeds)
+    if not options.table:
+        try:
+            make_runs(plan, results, options)
+        except KeyboardInterrupt:
+            sys.exit("\nInterrupted. The same command makes the missing runs.")
+    print(Tables(results.all(), plan))
+
+
+def make_runs(plan: Plan, results: Results, options: Any) -> None:
     data = load(options.data, options.data_dir)
-    experiments = Plan(keras.backend.backend(), options.quick).experiments()
-    try:
-        for name in options.experiments or experiments:
-            for run in experiments[name]:
-                if run["kind"] == "teacher":
-                    teacher(run, data, results, options.output)
-                else:
-                    results.make(
-                        run,
-                        functools.partial(
-                            student, run, data, results, options.output
-                        ),
-                    )
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on with the next run.")
-    print(table(results.all(), keras.backend.backend()))
+    experiments = plan.experiments()
+    for name in options.experiments or experiments:
+        for run in experiments[name]:
+            if run["kind"] == "teacher":
+                teacher(run, data, results, options.output)
+                continue
+            measure = functools.partial(
+                student, run, data, results, options.output
+            )
+            results.make(run, measure)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -26,6 +26,8 @@ CLASSES = 10
 HELD_OUT = 10_000
 # By how many pixels the teacher's images are shifted, at the most.
 JITTER = 2
+# Of a teacher with dropout; that of its hidden layers is a setting.
+INPUT_DROPOUT = 0.2
 PREDICT_BATCH = 1000
 
 
@@ -113,12 +115,10 @@ class Results:
         """What came of a run, which is made unless it has been."""
         outcome = self.outcome(run)
         if outcome is None:
-            print(f"{datetime.datetime.now():%H:%M} {run}", flush=True)
-            started = time.perf_counter()
+            print(f"{now()} {run}", flush=True)
             outcome = measure()
-            outcome["seconds"] = round(time.perf_counter() - started, 1)
             self.put(run, outcome)
-            print(f"    {short(outcome)}", flush=True)
+            print(f"{now()}     {short(outcome)}", flush=True)
         return outcome
 
     def put(self, run: dict[str, Any], outcome: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def write(path: pathlib.Path, save: Callable[[pathlib.Path], Any]) -> None:
 def network(width: int, seed: int, name: str, run: Any = None) -> keras.Model:
     """Two hidden layers; with a teacher's run, regularised as it says."""
     keras.utils.set_random_seed(seed)
-    run = run or {"dropout": False, "max_norm": 0.0}
+    run = run or {"dropout": 0.0, "max_norm": 0.0}
     model = keras.Sequential(
         [
             keras.Input((28, 28)),
@@ -158,18 +158,16 @@ def network(width: int, seed: int, name: str, run: Any = None) -> keras.Model:
         ],
         name=name,
     )
-    dropped = 0.2
+    dropped = INPUT_DROPOUT
     for _ in range(2):
         if run["dropout"]:
             model.add(layers.Dropout(dropped))
         limit = run["max_norm"]
         constraint = keras.constraints.MaxNorm(limit) if limit else None
         model.add(
-            layers.Dense(
-                width, activation="relu", kernel_constraint=constraint
-            )
+            layers.Dense(width, activation="relu", kernel_constraint=constraint)
         )
-        dropped = 0.5
+        dropped = run["dropout"]
     if run["dropout"]:
         model.add(layers.Dropout(dropped))
     model.add(layers.Dense(CLASSES))
@@ -178,7 +176,7 @@ def network(width: int, seed: int, name: str, run: Any = None) -> keras.Model:
 
 def compile_arguments(run: dict[str, Any], images: int) -> dict[str, Any]:
     """An optimizer whose rate falls to zero along a cosine."""
-    steps = run["epochs"] * -(-images // run["batch"])
+    steps = run["epochs"] * math.ceil(images / run["batch"])
     rate = keras.optimizers.schedules.CosineDecay(run["rate"], steps)
     make = {
         "adam": lambda: keras.optimizers.Adam(rate),
@@ -225,7 +223,7 @@ class Shuffled(keras.utils.PyDataset):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.images.y) // self.batch)
+        return math.ceil(len(self.images.y) / self.batch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.random.default_rng((self.seed, self.epoch))
@@ -263,26 +261,58 @@ def teacher(
 ) -> keras.Model:
     """The teacher of a run, from its file if it is finished."""
     path = folder / f"{stem(run)}.keras"
-    if not path.exists() or results.outcome(run) is None:
-        print(f"{datetime.datetime.now():%H:%M} {run}", flush=True)
-        started = time.perf_counter()
-        train, test = data.split(run["held_out"])
+    train, test = data.split(run["held_out"])
+    new = not path.exists()
+    if new:
+        print(f"{now()} {run}", flush=True)
         model = network(run["width"], run["seed"], "teacher", run)
         model.compile(**compile_arguments(run, len(train.y)))
         batches = Shuffled(train, run["batch"], run["seed"], run["jitter"])
         # The batches have their order.
         model.fit(batches, epochs=run["epochs"], shuffle=False, verbose=0)
         write(path, model.save)
-        results.put(
-            run,
-            {
-                "errors": errors(logits(model, test.x), test.y),
-                "train_errors": errors(logits(model, train.x), train.y),
-                "seconds": round(time.perf_counter() - started, 1),
-            },
-        )
-        print(f"    {results.outcome(run)}", flush=True)
-    return keras.models.load_model(path, compile=False)
+    model = keras.models.load_model(path, compile=False)
+    if new or results.outcome(run) is None:
+        found = {
+            "errors": errors(logits(model, test.x), test.y),
+            "train_errors": errors(logits(model, train.x), train.y),
+        }
+        results.put(run, found)
+        print(f"{now()}     {found}", flush=True)
+    return model
+
+
+def now() -> str:
+    """The time, to see how long runs take."""
+    return f"{datetime.datetime.now():%H:%M:%S}"
+
+
+def outcomes(
+    records: list[dict[str, Any]], runs: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What came of those of some runs that have been made."""
+    return [
+        record["outcome"]
+        for run in runs
+        for record in records
+        if record["run"] == run
+    ]
+
+
+def spread(found: list[Any], digits: int = 0) -> str:
+    """Mean and standard deviation."""
+    if not found:
+        return "–"
+    mean = f"{np.mean(found):.{digits}f}"
+    if len(found) == 1:
+        return mean
+    return f"{mean} ± {np.std(found, ddof=1):.{digits}f}"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def parse_arguments(
@@ -319,6 +349,9 @@ def parse_arguments(
         type=pathlib.Path,
         help=f"file of all runs (default: examples/results/{name}.json, "
         "--quick: in the folder of --output)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="of each run (default: 5)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="one epoch of tiny networks"
