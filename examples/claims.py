@@ -341,21 +341,15 @@ class Tables:
         self.plan = plan
 
     def __str__(self) -> str:
-        return "\n\n".join(
-            (
-                self.information(),
-                self.data(),
-                self.variance(),
-                self.rates(
-                    "rate",
-                    self.plan.rates,
-                    [x for x in WAYS if x not in OF_ONE_LENGTH],
-                ),
-                self.rates(
-                    "length of each step", self.plan.lengths, OF_ONE_LENGTH
-                ),
-            )
+        at_rates = [x for x in WAYS if x not in OF_ONE_LENGTH]
+        parts = (
+            self.information(),
+            self.data(),
+            self.variance(),
+            self.rates("rate", self.plan.rates, at_rates),
+            self.rates("length of a step", self.plan.lengths, OF_ONE_LENGTH),
         )
+        return "\n\n".join(filter(None, parts))
 
     def outcomes(self, runs: Iterable[Run]) -> list[Run]:
         """What came of those of the runs that have been made."""

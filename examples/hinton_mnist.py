@@ -280,9 +280,8 @@ class Tables:
         self.plan = plan
 
     def __str__(self) -> str:
-        return "\n\n".join(
-            (self.main(), self.omitted(), self.recipe(), self.widths())
-        )
+        parts = (self.main(), self.omitted(), self.recipe(), self.widths())
+        return "\n\n".join(filter(None, parts))
 
     def outcomes(self, runs: Iterable[Run]) -> list[Run]:
         """What came of those of the runs that have been made."""
@@ -306,6 +305,7 @@ class Tables:
                 [name, published, self.cell(runs), self.seeds(runs)]
                 for name, published, runs in rows
             ],
+            first=2,
         )
 
     def seeds(self, runs: list[Run]) -> str:
@@ -331,6 +331,7 @@ class Tables:
                 )
                 for cells in self.corrected(classes, *published)
             ],
+            first=3,
         )
 
     def corrected(
@@ -375,6 +376,7 @@ class Tables:
                 [name, str(run["epochs"]), self.cell([run])]
                 for name, run in self.plan.recipe().items()
             ],
+            first=2,
         )
 
     def widths(self) -> str:

@@ -309,9 +309,14 @@ def spread(found: list[Any], digits: int = 0) -> str:
     return f"{mean} ± {np.std(found, ddof=1):.{digits}f}"
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    lines = (head, ["---"] * len(head), *rows)
+def markdown(
+    head: Sequence[str], rows: Iterable[Sequence[str]], first: int = 1
+) -> str:
+    """A table, without rows that have nothing measured from a column on."""
+    kept = [row for row in rows if not {*row[first:]} <= {"0", "–"}]
+    if not kept:
+        return ""
+    lines = (head, ["---"] * len(head), *kept)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
