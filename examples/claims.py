@@ -1,7 +1,7 @@
 """Four claims about soft targets, measured on MNIST.
 
     KERAS_BACKEND=jax python examples/claims.py
-    python examples/claims.py --table
+    KERAS_BACKEND=jax python examples/claims.py --table
 
 Hinton, Vinyals and Dean (2015) say of soft targets of high entropy that they
 carry much more information in each training case than hard labels, and much
@@ -40,6 +40,7 @@ import keras
 import numpy as np
 from hinton_mnist import Plan as Hinton
 from mnist_runs import (
+    NOTHING,
     Images,
     Mnist,
     Results,
@@ -553,7 +554,7 @@ def main() -> None:
         except KeyboardInterrupt:
             sys.exit("\nInterrupted. The same command makes the missing runs.")
     tables = Tables(results.all(), plan)
-    print(tables)
+    print(str(tables) or NOTHING)
     tables.draw(options.output / "claims.png")
 
 

@@ -29,6 +29,7 @@ JITTER = 2
 # Of a teacher with dropout; that of its hidden layers is a setting.
 INPUT_DROPOUT = 0.2
 PREDICT_BATCH = 1000
+NOTHING = "No runs with these settings, on this backend."
 
 
 class Images(NamedTuple):
