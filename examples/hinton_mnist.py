@@ -96,7 +96,7 @@ class Plan:
             "batch": 250,
             "optimizer": "adam",
             "rate": 1e-3,
-            # Hinton's was 0.5, with which 40 epochs aren't enough.
+            # With 0.5, as Hinton's had, learning takes longer.
             "dropout": 0.25,
             "max_norm": 3.0,
             "jitter": True,
