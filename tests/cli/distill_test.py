@@ -183,6 +183,18 @@ def test_warns_of_a_teacher_that_knows_nothing(files, tmp_path, capsys):
 
 
 @only_on("torch")
+def test_without_known_labels_nobody_is_wrong(files, tmp_path, capsys):
+    given = arguments(files, tmp_path / "out.keras", "--json")
+    given[3] = f"{files}/unknown.npz"
+    assert main(given) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert facts["teacher"]["accuracy"] is facts["student"]["accuracy"] is None
+    assert facts["student"]["agreement"] is not None
+    assert "how good the teacher is isn't known" in said.err
+
+
+@only_on("torch")
 def test_a_training_that_fails_writes_nothing(files, tmp_path, capsys):
     given = arguments(files, tmp_path / "out.keras", "--learning-rate", "1e30")
     assert main([*given, "--epochs", "4"]) == 1
