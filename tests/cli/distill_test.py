@@ -180,6 +180,10 @@ def test_warns_of_a_teacher_that_knows_nothing(files, tmp_path, capsys):
     given[3] = str(tmp_path / "wrong.npz")
     assert main(given) == 0
     assert "right in 0.0%, no better than naming" in capsys.readouterr().err
+    # Always the same class: right as often as a guess, but for the rounding.
+    given = arguments(files, tmp_path / "other.keras", "--scale", "0")
+    assert main(given) == 0
+    assert "right in 33.3%, no better than naming" in capsys.readouterr().err
 
 
 @only_on("torch")
