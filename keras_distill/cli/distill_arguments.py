@@ -176,3 +176,8 @@ def require_arguments(parsed: argparse.Namespace) -> None:
     for path, suffixes in written:
         if path is not None:
             require_writable(path, suffixes, parsed.force)
+    if parsed.output.exists() and parsed.output.samefile(parsed.teacher):
+        raise UsageError(
+            "The student would replace its teacher. Received: "
+            f"'{parsed.output}' for both. Pass another --output."
+        )

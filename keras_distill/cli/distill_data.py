@@ -55,7 +55,23 @@ def load(parsed: argparse.Namespace, teacher: keras.Model) -> Data:
         return Data(train, train, held_out=False)
     source = parsed.data if parsed.validation is None else parsed.validation
     split = parsed.validation_split
-    return Data(train, read(source, split), held_out=True)
+    test = read(source, split)
+    _require_same_names(train, test)
+    return Data(train, test, held_out=True)
+
+
+def _require_same_names(train: Examples, test: Examples) -> None:
+    """Raise where a class has another number in the validation data."""
+    if () not in (train.class_names, test.class_names) and (
+        train.class_names != test.class_names
+    ):
+        raise ValueError(
+            "Classes are numbered by the order of their names, so both data "
+            f"have the same ones. Received: {', '.join(train.class_names)} "
+            f"from '{train.source}' and {', '.join(test.class_names)} from "
+            f"'{test.source}'. Pass data with the same classes, or labels "
+            "that are numbers."
+        )
 
 
 def _share(given: str | None) -> float | None:

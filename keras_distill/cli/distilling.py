@@ -150,7 +150,8 @@ def _introduce(
     if not parsed.json:
         print(f"teacher: {taught.accuracy:.1%} of the {where}", flush=True)
     guess = chance(data.test)
-    if guess is not None and taught.accuracy <= guess:
+    # Keras' accuracy is rounded to float32.
+    if guess is not None and taught.accuracy <= guess + 1e-6:
         warn(
             f"the teacher is right in {taught.accuracy:.1%}, no better than "
             f"naming the most frequent class ({guess:.1%}). Does it take "

@@ -20,6 +20,9 @@ from keras_distill.features import (
     symbolic_output,
 )
 
+# How many examples are looked at at a time.
+_ROWS = 1024
+
 
 def load_model(path: pathlib.Path, who: str) -> keras.Model:
     """The model in a `.keras` file.
@@ -124,7 +127,25 @@ def read_data(
         data_dir=parsed.data_dir,
     )
     require_inputs(model, who, examples)
+    _require_finite(examples)
     return examples
+
+
+def _require_finite(examples: Examples) -> None:
+    """Raise where one example would make the whole training NaN."""
+    for array in keras.tree.flatten(examples.inputs):
+        if array.dtype.kind != "f":
+            continue
+        # In parts: it may be a file that is larger than memory.
+        for start in range(0, len(array), _ROWS):
+            rows = np.asarray(array[start : start + _ROWS])
+            finite = np.isfinite(rows).reshape(len(rows), -1).all(1)
+            if not finite.all():
+                raise ValueError(
+                    "Inputs are finite numbers. Received: NaN or infinity in "
+                    f"example {start + finite.argmin()} of "
+                    f"'{examples.source}'. Leave such examples out."
+                )
 
 
 def _image_shape(
@@ -207,6 +228,7 @@ def require_labels(model: keras.Model, who: str, examples: Examples) -> None:
     classes, labels = classes_of(model), examples.labels
     if classes is None or labels is None:
         return
+    shape = symbolic_output(model).shape
     if labels.dtype.kind not in "biuf":
         raise ValueError(
             "Labels are numbers of classes, or one-hot rows. Received: labels "
@@ -218,7 +240,7 @@ def require_labels(model: keras.Model, who: str, examples: Examples) -> None:
         raise ValueError(
             f"{knows}. Received: {names} classes from '{examples.source}'."
         )
-    if labels.ndim == 1 or labels.shape[1:] == (1,):
+    if labels.ndim < len(shape) or labels.shape[-1] == 1:
         whole = bool((labels == np.round(labels)).all())
         if labels.min() < -1 or labels.max() >= classes or not whole:
             raise ValueError(
@@ -226,7 +248,7 @@ def require_labels(model: keras.Model, who: str, examples: Examples) -> None:
                 f"-1 for none. Received: labels from {labels.min()} to "
                 f"{labels.max()} from '{examples.source}'."
             )
-    elif labels.shape[-1] != classes and classes != 2:
+    elif labels.shape[-1] != shape[-1]:
         raise ValueError(
             f"{knows}. Received: labels of {labels.shape[-1]} columns from "
             f"'{examples.source}'."

@@ -65,6 +65,8 @@ def _accuracy(
     metrics = default_metrics(model)
     if labels is None or not metrics:
         return None
+    if (labels < 0).all():  # -1 stands for no label
+        return None
     (metric,) = metrics
     metric.update_state(labels, outputs)
     return float(keras.ops.convert_to_numpy(metric.result()))

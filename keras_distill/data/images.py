@@ -89,10 +89,20 @@ class Images:
 
         try:
             with Image.open(self._open(number)) as image:
-                bands = {"L": 1, "1": 1, "I;16": 1, "RGBA": 4}
+                self._check_depth(number, image.mode)
+                bands = {"L": 1, "1": 1, "RGBA": 4}
                 return image.height, image.width, bands.get(image.mode, 3)
         except (OSError, ValueError, SyntaxError) as error:
             raise self._damaged(number, error) from error
+
+    def _check_depth(self, number: int, mode: str) -> None:
+        """Raise where a byte holds no value of the image."""
+        if mode[0] in "IF":
+            raise ValueError(
+                "its pixels are of more than 8 bits, which would be cut off. "
+                f"Received: mode='{mode}'. Convert it, or save arrays with "
+                "np.savez"
+            )
 
     def _decode(self, number: int) -> Array:
         try:

@@ -10,8 +10,10 @@ from keras import ops
 
 from keras_distill.labels import as_indices
 from keras_distill.losses.base import (
+    Shape,
     Tensor,
     align_weights,
+    fits,
     refuse_one_class,
     to_logits,
 )
@@ -97,7 +99,9 @@ def class_labels(labels: Any, outputs: Tensor, activation: str) -> Tensor:
     """Class indices of the shape of an output's places, -1 for no label."""
     labels = ops.convert_to_tensor(labels)
     if activation != "sigmoid":
-        return as_indices(labels, outputs)
+        indices = as_indices(labels, outputs)
+        _check_places(indices, tuple(outputs.shape[:-1]), outputs)
+        return indices
     if len(labels.shape) < len(outputs.shape):
         labels = ops.expand_dims(labels, axis=-1)
     if labels.shape[-1] != outputs.shape[-1]:
@@ -107,8 +111,19 @@ def class_labels(labels: Any, outputs: Tensor, activation: str) -> Tensor:
             f"{tuple(outputs.shape)}. Pass a column for each output; for "
             "classes of which one is right, use activation='softmax'."
         )
+    _check_places(labels, tuple(outputs.shape), outputs)
     known = ops.all(labels >= 0, axis=-1, keepdims=True)
     return ops.where(known, ops.cast(labels > 0.5, "int32"), -1)
+
+
+def _check_places(labels: Tensor, places: Shape, outputs: Tensor) -> None:
+    """Raise where one label would silently count for several places."""
+    if not fits(tuple(labels.shape), places):
+        raise ValueError(
+            "There is a label for each place of an output, -1 for none. "
+            f"Received: labels of shape {tuple(labels.shape)} for outputs of "
+            f"shape {tuple(outputs.shape)}. Pass as many labels as outputs."
+        )
 
 
 def place_weights(

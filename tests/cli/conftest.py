@@ -39,12 +39,22 @@ def files(tmp_path_factory):
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(5)]
     )
     other.save(folder / "five.keras")
+    keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
+    ).save(folder / "logit.keras")
     np.savez(folder / "data.npz", x=x, y=y)
+    np.savez(folder / "rows.npz", x=x, y=np.eye(3)[y])
     np.save(folder / "x.npy", x)
     np.savez(folder / "large.npz", x=np.zeros((6, 9, 9, 1)), y=y[:6])
     np.savez(folder / "beyond.npz", x=x, y=y + 1)
     np.savez(folder / "fewer.npz", x=x, y=y[:9])
     np.savez(folder / "words.npz", x=x, y=np.array(["a", "b"] * 30))
+    np.savez(folder / "abc.npz", x=x, y=np.array(["a", "b", "c"] * 20))
+    np.savez(folder / "bcd.npz", x=x, y=np.array(["b", "c", "d"] * 20))
+    np.savez(folder / "unknown.npz", x=x, y=np.full(60, -1))
+    holes = x.copy()
+    holes[7, 0, 0] = np.nan
+    np.savez(folder / "holes.npz", x=holes, y=y)
     np.savez(folder / "pickle.npz", x=np.array([{}]), y=y, allow_pickle=True)
     (folder / "noise.npz").write_bytes(b"PK\x03\x04 and noise")
     (folder / "noise.keras").write_bytes(b"PK\x03\x04 and noise")

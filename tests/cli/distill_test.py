@@ -180,6 +180,22 @@ def test_warns_of_a_teacher_that_knows_nothing(files, tmp_path, capsys):
     given[3] = str(tmp_path / "wrong.npz")
     assert main(given) == 0
     assert "right in 0.0%, no better than naming" in capsys.readouterr().err
+    # Always the same class: right as often as a guess, but for the rounding.
+    given = arguments(files, tmp_path / "other.keras", "--scale", "0")
+    assert main(given) == 0
+    assert "right in 33.3%, no better than naming" in capsys.readouterr().err
+
+
+@only_on("torch")
+def test_without_known_labels_nobody_is_wrong(files, tmp_path, capsys):
+    given = arguments(files, tmp_path / "out.keras", "--json")
+    given[3] = f"{files}/unknown.npz"
+    assert main(given) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert facts["teacher"]["accuracy"] is facts["student"]["accuracy"] is None
+    assert facts["student"]["agreement"] is not None
+    assert "how good the teacher is isn't known" in said.err
 
 
 @only_on("torch")

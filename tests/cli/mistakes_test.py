@@ -58,6 +58,11 @@ MISTAKES = {
     "labels beyond": ([3, "beyond.npz"], "labels from 1 to 3"),
     "labels missing": ([3, "fewer.npz"], "arrays of [9, 60] rows"),
     "other classes": ([3, "words.npz"], "3 classes apart. Received: 2"),
+    "other names": (
+        [3, "abc.npz", "--validation", "bcd.npz"],
+        "a, b, c from 'abc.npz' and b, c, d from 'bcd.npz'",
+    ),
+    "holes": ([3, "holes.npz"], "NaN or infinity in example 7 of 'holes.npz'"),
     "classes of the student": ([2, "five.keras"], "3 and 5 classes"),
     "no labels": ([3, "x.npy", "--alone"], "--alone needs labels"),
     "no labels for the method": (
@@ -83,6 +88,7 @@ MISTAKES = {
     "learning rate": (["--learning-rate", "0"], "is more than 0"),
     "no number": (["--learning-rate", "nan"], "it is a number"),
     "suffix": ([5, "out/out.h5"], "ends in .keras"),
+    "the teacher's file": ([5, "teacher.keras", "--force"], "its teacher"),
     "file that is there": ([5, "student.keras"], "Pass --force"),
     "no folder": ([5, "out/no/out.keras"], "no folder to write to"),
     "below a file": ([5, "notes.txt/out.keras"], "no folder to write to"),
@@ -162,6 +168,10 @@ def test_a_disk_that_refuses(files, capsys):
         (
             [*VERIFY, "data.npz", "--max-drop", "2"],
             "accuracy_drop is a fraction",
+        ),
+        (
+            ["verify", "notes.txt", "logit.keras", "rows.npz"],
+            "2 classes apart. Received: labels of 3 columns",
         ),
         (["label", "teacher.keras", "x.npy", ""], "an empty name"),
         (["completion", "cmd"], "invalid choice: 'cmd'"),

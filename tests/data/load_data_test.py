@@ -120,6 +120,14 @@ def test_an_image_that_is_none(folder):
         kd.load_data(folder)
 
 
+def test_images_of_more_than_a_byte_a_pixel(folder):
+    image = pytest.importorskip("PIL.Image")
+    deep = np.full(SIZE, 40000, "uint16")
+    image.fromarray(deep).save(folder / "car" / "1.png")
+    with pytest.raises(ValueError, match=r"1.png'.*more than 8 bits.*I;16"):
+        kd.load_data(folder, channels=1)
+
+
 def write_parquet(path, **columns):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -272,6 +272,14 @@ def test_arguments_that_make_no_sense(call, error, match):
         (kd.metrics.Outcomes(), [(4, 3)] * 2, "needs hard labels"),
         (kd.metrics.ClassAccuracy(4), [(4,), (4, 3)], "made for 4 classes"),
         (kd.metrics.LinearCKA(), [(4, 2**14), (4, 1)], "at most 16384"),
+        # One label would count for all.
+        (kd.metrics.BrierScore(), [(1,), (4, 3)], "a label for each place"),
+        (kd.metrics.BrierScore(), [(3, 3), (4, 3)], "a label for each place"),
+        (
+            kd.metrics.BrierScore("sigmoid"),
+            [(1, 1), (4, 1)],
+            "a label for each place",
+        ),
     ],
 )
 def test_outputs_that_dont_fit(metric, shapes, match):
