@@ -14,7 +14,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Half the time on two cores; more workers than four only wait for memory.
-WORKERS = ["-n", "auto", "--maxprocesses", "4"]
+WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", "."],
