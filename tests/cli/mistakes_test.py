@@ -88,6 +88,8 @@ MISTAKES = {
     "learning rate": (["--learning-rate", "0"], "is more than 0"),
     "no number": (["--learning-rate", "nan"], "it is a number"),
     "suffix": ([5, "out/out.h5"], "ends in .keras"),
+    "cache among others": (["--cache", "."], "a folder of its own"),
+    "cache in a file": (["--cache", "notes.txt"], "a folder of its own"),
     "the teacher's file": ([5, "teacher.keras", "--force"], "its teacher"),
     "file that is there": ([5, "student.keras"], "Pass --force"),
     "no folder": ([5, "out/no/out.keras"], "no folder to write to"),
