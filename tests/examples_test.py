@@ -190,3 +190,28 @@ def test_shifts_are_those_of_the_image(example):
     }
     shifts = {runs.jitter(image, seed).tobytes() for seed in range(300)}
     assert shifts == every
+
+
+@only_on("jax")
+@pytest.mark.parametrize("name", ["hinton_mnist", "claims"])
+def test_readme_has_the_tables_of_the_results(example, name):
+    module = example(name)
+    results = EXAMPLES / "results" / f"{name}.json"
+    tables = module.Tables(json.loads(results.read_text()), module.Plan("jax"))
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    for table in str(tables).split("\n\n"):
+        assert table in readme, f"run examples/{name}.py --table"
+
+
+@only_on("torch")
+def test_settings_are_searched_and_compared(example, monkeypatch, tmp_path):
+    facts = tmp_path / "facts.json"
+    small = ("--trials", "2", "--epochs", "1", "--seeds", "2")
+    places = ("--output", str(tmp_path), "--json", str(facts))
+    command = ["tune.py", *small, "--examples", "100", *places]
+    monkeypatch.setattr(sys, "argv", command)
+    example("tune").main()
+    found = json.loads(facts.read_text())
+    assert set(found["found"]) == set(found["defaults"])
+    assert len(found["test accuracy, found"]) == 2
+    assert len(list(tmp_path.glob("*/trial_*/trial.json"))) == 2

@@ -183,10 +183,11 @@ def gain_beyond_noise(facts: Facts) -> Finding | None:
             "weight of the hard labels brings the student back to itself.",
         )
     noise = "seeds" if not _leaves_out_zero(seeds) else "test examples"
+    what = f"loss of {by[1:]}" if by.startswith("−") else f"gain of {by}"
     return Finding(
         "gain_beyond_noise",
         "warning",
-        f"A gain of {by} points is no more than noise",
+        f"A {what} points is no more than noise",
         seen,
         f"More {noise}, before anything else is changed.",
     )

@@ -45,9 +45,12 @@ def summary(facts: Facts) -> str:
     if ratio is not None:
         text += f" The student is {ratio} than its teacher."
     if facts.gap_closed is not None:
+        closed = facts.gap_closed >= 0
+        by = words.percent(abs(facts.gap_closed), 0)
         text += (
-            f" Distilling closed {words.percent(facts.gap_closed, 0)} of the "
-            "gap between them."
+            f" Distilling closed {by} of the gap between them."
+            if closed
+            else f" Distilling widened the gap between them by {by}."
         )
     return text
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import report_facts as made
 
-from keras_distill.reports import rules, verdict
+from keras_distill.reports import rules, tables, verdict
 from keras_distill.reports.paired import Gain, Interval
 
 
@@ -229,3 +229,19 @@ def test_verdict_of_what_came_to_its_end(facts):
         change(facts, gain=gained((-0.02, -0.01), (-0.02, -0.01)))
     )
     assert lost.headline == "Distilling cost 1.5 points of accuracy."
+
+
+@pytest.mark.parametrize(
+    ("ends", "title", "told"),
+    [
+        ((-0.01, 0.03), "A gain of +1.0 points", "closed 10 % of the gap"),
+        ((-0.03, 0.01), "A loss of 1.0 points", "widened the gap between"),
+    ],
+)
+def test_a_loss_is_called_one(facts, ends, title, told):
+    changed = change(
+        facts, gain=gained(ends, ends), teacher_lead=Interval(0.1, 0.05, 0.2)
+    )
+    found = rules.gain_beyond_noise(changed)
+    assert found.title == f"{title} is no more than noise"
+    assert f"Distilling {told}" in tables.summary(changed)
