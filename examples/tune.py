@@ -178,7 +178,7 @@ def search(
     """The settings whose students did best on the validation images."""
     import keras_tuner
 
-    class Search(keras_tuner.RandomSearch):  # type: ignore[misc]
+    class Search(keras_tuner.RandomSearch):
         """Random settings; `BayesianOptimization` takes its place as it is."""
 
         def run_trial(self, trial: Any) -> list[float]:
