@@ -13,8 +13,10 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Half the time on two cores; more workers than four only wait for memory.
-WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]
+# One more than there are cores, since some wait for processes of their own;
+# more than four only wait for memory.
+COUNT = str(min(4, (os.cpu_count() or 1) + 1))
+WORKERS = ["-n", COUNT, "--dist", "loadgroup"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", "."],
