@@ -23,19 +23,6 @@ if keras.backend.backend() == "jax":
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-# Where the tests of a file share what takes long to make.
-SHARING = {"cli", "distribution", "export", "reports"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Tests of such a file go to one worker, which makes it once."""
-    for item in items:
-        shares = item.path.parent.name in SHARING
-        if shares or item.path.name == "browser_test.py":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def _same_start():
     keras.utils.set_random_seed(0)

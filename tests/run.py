@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # One more than there are cores, since some wait for processes of their own;
 # more than four only wait for memory.
 COUNT = str(min(4, (os.cpu_count() or 1) + 1))
-WORKERS = ["-n", COUNT, "--dist", "loadgroup"]
+# What the tests of a file share, and what they compile, is made once.
+WORKERS = ["-n", COUNT, "--dist", "loadfile"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", "."],
