@@ -66,6 +66,7 @@ def run(example, monkeypatch, capsys, tmp_path):
     return command
 
 
+@only_on("torch")
 def test_runs_on_mnist_make_what_is_missing(run, tmp_path):
     results = tmp_path / "hinton_mnist.json"
     run("hinton_mnist", "--experiments", "main")
