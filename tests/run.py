@@ -17,7 +17,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # more than four only wait for memory.
 COUNT = str(min(4, (os.cpu_count() or 1) + 1))
 # What the tests of a file share, and what they compile, is made once.
-WORKERS = ["-n", COUNT, "--dist", "loadfile"]
+# Files that wait for other processes come early: at the end, all wait for them.
+WORKERS = ["-n", COUNT, "--dist", "loadfile", "--no-loadscope-reorder"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", "."],

@@ -1,15 +1,10 @@
 """JAX: a mesh of devices, or two processes, train what one device trains."""
 
+import os
 import time
 
 import pytest
-from distribution.launch import (
-    assert_equal,
-    assert_resumed,
-    found,
-    launch,
-    launched,
-)
+from distribution.launch import assert_equal, found, launch, launched
 from support import only_on
 
 pytestmark = only_on("jax")
@@ -21,8 +16,13 @@ MESH = [
     "relations_per_replica",
 ]
 PROCESSES = ["everything_accumulated", "split_teacher"]
-TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-ONE = {"XLA_FLAGS": ""}
+# To compile takes most of the time, here too.
+FLAGS = os.environ.get("XLA_FLAGS", "")
+ONE = {"XLA_FLAGS": FLAGS, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+TWO = {
+    **ONE,
+    "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def mesh(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    names = [*PROCESSES, "uninterrupted"]
-    launched("processes", folder, names, size=2, timeout=400, **ONE)
+    launched("processes", folder, PROCESSES, size=2, timeout=400, **ONE)
     return folder
 
 
@@ -51,11 +50,10 @@ def test_two_processes_do_what_one_does(mesh, processes, name):
         assert_equal(found(processes, name, rank), found(mesh, name, "one"))
 
 
-def test_a_killed_process_ends_the_run_which_goes_on(processes, tmp_path):
+def test_a_killed_process_ends_the_run(tmp_path):
+    """That it goes on is tested on PyTorch, where it takes less time."""
     codes, outputs = launch("processes", tmp_path, ["killed"], 2, **ONE)
     assert time.time() - float((tmp_path / "died").read_text()) < 60
     assert codes[0] != 0
     assert codes[1] == -9
     assert "Another process of this training has gone" in outputs[0]
-    launched("processes", tmp_path, ["resumed"], size=2, **ONE)
-    assert_resumed(tmp_path, processes)
