@@ -114,7 +114,9 @@ def test_cache_teaches_as_the_teacher_does(files, tmp_path, capsys):
     kd.TeacherCache.open(tmp_path / "cache").verify()
     for one, other in zip(values(live), values(stored), strict=True):
         # As far as float16 says what the teacher said.
-        np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
+        # float16's rounding turns a step of Adam where there is no slope, and
+        # these are four steps of 1e-3.
+        np.testing.assert_allclose(one, other, rtol=0, atol=8e-3)
 
 
 @only_on("torch")
