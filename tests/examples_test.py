@@ -204,8 +204,8 @@ def test_readme_has_the_tables_of_the_results(example, name):
         assert table in readme, f"run examples/{name}.py --table"
 
 
-# KerasTuner calls something of Python's by its old name.
-@pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning")
+# KerasTuner calls what Python has by its old names.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @only_on("torch")
 def test_settings_are_searched_and_compared(example, monkeypatch, tmp_path):
     facts = tmp_path / "facts.json"
