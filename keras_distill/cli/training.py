@@ -17,6 +17,8 @@ from keras_distill.cli.method_options import losses_of
 from keras_distill.data import Examples
 from keras_distill.defaults import default_hard_loss, default_metrics
 from keras_distill.distiller import Distiller
+from keras_distill.distribution.batches import GlobalBatches
+from keras_distill.distribution.callbacks import Resumed
 from keras_distill.features import select_inputs
 from keras_distill.losses import DistillationLoss
 
@@ -101,7 +103,7 @@ def _replay(
 def _fit(
     parsed: argparse.Namespace,
     model: keras.Model,
-    batches: keras.utils.PyDataset,
+    batches: GlobalBatches,
     data: Data,
 ) -> None:
     # Whatever came before, distilled and alone draw the same numbers.
@@ -111,6 +113,10 @@ def _fit(
         history = model.fit(
             batches,
             epochs=parsed.epochs,
+            # The batches have an order: live, cached and alone are taught in
+            # the same one, which Keras would shuffle, and begin an epoch late.
+            shuffle=False,
+            callbacks=[Resumed(batches, initial_epoch=0)],
             validation_data=None
             if validation is None
             else validation.batches(parsed.batch_size),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_distill.distribution.batches import GlobalBatches
 from keras_distill.features import TransferBatch
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -112,61 +112,30 @@ class Examples:
             numbered: Whether batches are `TransferBatch`es with the examples'
                 numbers, for losses that keep something for each.
         """
-        if batch_size < 1:
-            raise ValueError(
-                "A batch holds at least one example. Received: "
-                f"batch_size={batch_size}."
-            )
         return Batches(self, batch_size, shuffle, seed, numbered)
 
 
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """What `Examples.batches` returns.
-
-    An epoch's order follows from `(seed, epoch)` alone.
-    """
+class Batches(GlobalBatches):
+    """What `Examples.batches` returns."""
 
     def __init__(
         self,
-        examples: Examples,
+        data: Examples,
         batch_size: int,
         shuffle: bool,
         seed: int,
         numbered: bool,
     ) -> None:
-        super().__init__()
-        self.examples = examples
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
+        super().__init__(len(data), batch_size, shuffle, seed, 0, 1)
+        self.data = data
         self.numbered = numbered
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return math.ceil(len(self.examples) / self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """The batch at a place in this epoch's order."""
-        start = index * self.batch_size
-        numbers = self._order()[start : start + self.batch_size]
-        batch = self.examples.take(numbers)
-        inputs, labels = batch.arrays()
+    def examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
+        """Inputs and labels of some examples."""
+        inputs, labels = self.data.take(ids).arrays()
         if self.numbered:
-            inputs = TransferBatch(inputs, sample_ids=numbers)
-        return (inputs,) if labels is None else (inputs, labels)
-
-    def on_epoch_end(self) -> None:
-        """Go on to the next epoch, with another order."""
-        self.epoch += 1
-
-    def _order(self) -> Array:
-        numbers = np.arange(len(self.examples))
-        if not self.shuffle:
-            return numbers
-        return np.random.default_rng([self.seed, self.epoch]).permutation(
-            numbers
-        )
+            inputs = TransferBatch(inputs, sample_ids=ids)
+        return inputs, labels, None
 
 
 class Rows:
