@@ -823,13 +823,13 @@ class Distiller(DistributedModel):
         if self.compiled:
             # A loaded one has an optimizer that is built.
             self._build_optimizer()
-        whole = written_whole("save", self, args, kwargs)
+        whole = written_whole(keras.Model.save, self, args, kwargs)
         with self._teacher_hidden(), whole as given:
             return super().save(**given)
 
     @functools.wraps(keras.Model.save_weights)
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        whole = written_whole("save_weights", self, args, kwargs)
+        whole = written_whole(keras.Model.save_weights, self, args, kwargs)
         with self._teacher_hidden(), whole as given:
             return super().save_weights(**given)
 

@@ -37,11 +37,11 @@ class ExaminedBatch(NamedTuple):
 
 
 class _Tied(NamedTuple):
-    """A metric, and which sides its models' graphs show to be probabilities."""
+    """A metric, and the softmax or sigmoid that its models' graphs end in."""
 
     metric: FidelityMetric
-    teacher_is_probability: bool = False
-    student_is_probability: bool = False
+    teacher_activation: str | None = None
+    student_activation: str | None = None
 
 
 class Fidelity:
@@ -138,14 +138,14 @@ class Fidelity:
         training step takes the gradient.
         """
         sides = []
-        for metric, _, is_probability in self._tied:
+        for metric, _, activation in self._tied:
             tensor = pick(
                 "student", metric.student_layer_name, output, features
             )
             mask = mask_of(tensor) if metric.per_position else None
             tensor = ops.stop_gradient(tensor)
-            if is_probability:
-                tensor = _logits(metric, tensor)
+            if activation is not None:
+                tensor = to_logits(ops.cast(tensor, metric.dtype), activation)
             sides.append([tensor] if mask is None else [tensor, mask])
         return sides
 
@@ -174,8 +174,9 @@ class Fidelity:
                 batch.teacher_output,
                 batch.teacher_features,
             )
-            if tied.teacher_is_probability:
-                teacher = _logits(metric, teacher)
+            activation = tied.teacher_activation
+            if activation is not None:
+                teacher = to_logits(ops.cast(teacher, metric.dtype), activation)
             weights = weights_for(metric, sample_weight)
             given = {}
             if metric.uses_labels:
@@ -192,7 +193,7 @@ class Fidelity:
             for metric in self.metrics
         ]
         for tied, config in zip(self._tied, configs, strict=True):
-            if tied.teacher_is_probability:
+            if tied.teacher_activation is not None:
                 # Without the teacher, its softmax can't be seen again.
                 config["config"]["teacher_from_logits"] = False
         return configs
@@ -298,13 +299,8 @@ def _tie(
                 f"'{metric.activation}', {who}_from_logits={from_logits}. Pass "
                 f"activation='{found}', and leave {who}_from_logits out."
             )
-        seen.append(found is not None and from_logits is None)
+        seen.append(found if from_logits is None else None)
     return _Tied(metric, *seen)
-
-
-def _logits(metric: FidelityMetric, tensor: Any) -> Any:
-    assert isinstance(metric, LogitFidelityMetric)
-    return to_logits(ops.cast(tensor, metric.dtype), metric.activation)
 
 
 def _masked(metric: FidelityMetric, weights: Any, mask: Any) -> Any:

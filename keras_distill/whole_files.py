@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
+from keras_distill.call_arguments import named_arguments
 
 
 @contextlib.contextmanager
 def written_whole(
-    method: str, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    method: Callable[..., Any],
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Arguments for a model's `save` or `save_weights`, with another path.
 
     The file gets its name when it is complete: a process may be killed as it
     writes a checkpoint, and needs the one before then.
     """
-    bound = inspect.signature(getattr(keras.Model, method)).bind(
-        model, *args, **kwargs
-    )
-    bound.apply_defaults()
-    given = dict(bound.arguments)
-    del given["self"]
-    more = given.pop("kwargs", {})
-    given |= more
+    given = named_arguments(method, model, args, kwargs)
     path = pathlib.Path(str(given["filepath"]))
     one_file = path.name.endswith((".keras", ".weights.h5")) and not (
         given.get("max_shard_size") or given.get("zipped") is False

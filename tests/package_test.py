@@ -79,6 +79,7 @@ ALLOWED = {
     "distribution.*": {
         "backends",
         "cache.transfer_set",
+        "call_arguments",
         "distribution",
         "losses.base",
     },
@@ -105,7 +106,8 @@ ALLOWED = {
     "export.trained_ranges": {"export", "fake_quantization", "model_graphs"},
     "export.worker": {"export.processes"},
     "fake_quantization": set(),
-    "whole_files": set(),
+    "call_arguments": set(),
+    "whole_files": {"call_arguments"},
     "model_graphs": set(),
     "layer_stages": {"fake_quantization"},
     "reports": {"reports"},

@@ -85,7 +85,7 @@ def as_transfer_set(data: Any) -> TransferSet | None:
     """
     if isinstance(data, TransferSet):
         return data
-    if isinstance(data, (dict, list)) or _is_array(data):
+    if isinstance(data, (dict, list)) or is_array(data):
         return TransferSet(data)
     if isinstance(data, tuple):
         if not 1 <= len(data) <= 3:
@@ -130,7 +130,8 @@ def _take(structure: Any, ids: Array) -> Any:
     )
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether something is an array of rows, whoever's class it is of."""
     try:
         return len(value.shape) > 0 and value.dtype is not None
     except (AttributeError, TypeError):
@@ -141,6 +142,6 @@ def _as_array(value: Any) -> Any:
     """An array of rows, as it is where it is one: it may be on disk."""
     if value is None or isinstance(value, np.ndarray):
         return value
-    if _is_array(value):
+    if is_array(value):
         return keras.ops.convert_to_numpy(value)
     return np.asarray(value)

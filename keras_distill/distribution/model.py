@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
-from keras_distill.cache.transfer_set import TransferSet
+from keras_distill.cache.transfer_set import TransferSet, is_array
+from keras_distill.call_arguments import named_arguments
 from keras_distill.distribution.batches import GlobalBatches, ShardedBatches
 from keras_distill.distribution.callbacks import Resumed, without_files
 from keras_distill.distribution.current import engine_of
@@ -112,7 +112,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
-        given = _arguments("fit", self, args, kwargs)
+        given = named_arguments(keras.Model.fit, self, args, kwargs)
         engine = engine_of(self)
         if engine.splits_arrays:
             _split_validation(given)
@@ -133,7 +133,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        given = _arguments("evaluate", self, args, kwargs)
+        given = named_arguments(keras.Model.evaluate, self, args, kwargs)
         engine = engine_of(self)
         if engine.splits_arrays and "_use_cached_eval_dataset" not in given:
             _share_arrays(given, given["batch_size"], False)
@@ -145,7 +145,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        given = _arguments("predict", self, args, kwargs)
+        given = named_arguments(keras.Model.predict, self, args, kwargs)
         engine = engine_of(self)
         if engine.share.pieces > 1:
             if engine.share.count > 1:
@@ -164,23 +164,9 @@ def _cut(piece: slice) -> Callable[[Any], Any]:
     return lambda x: None if x is None else x[piece]
 
 
-def _arguments(
-    method: str, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """All arguments by name, with Keras' defaults."""
-    bound = inspect.signature(getattr(keras.Model, method)).bind(
-        model, *args, **kwargs
-    )
-    bound.apply_defaults()
-    given = dict(bound.arguments)
-    del given["self"]
-    more = given.pop("kwargs", {})
-    return {**given, **more}
-
-
 def _share_arrays(given: dict[str, Any], size: Any, shuffle: Any) -> None:
     """Make arrays into batches of which each process loads its share."""
-    if not all(_is_array(x) for x in keras.tree.flatten(given["x"])):
+    if not all(is_array(x) for x in keras.tree.flatten(given["x"])):
         return
     arrays = TransferSet(
         given["x"], given.pop("y", None), given.pop("sample_weight", None)
@@ -227,7 +213,7 @@ def _size_batches(
     if isinstance(data, GlobalBatches):
         engine.batch_size(data.batch_size, data.size, trains=True)
     leaves = keras.tree.flatten(data)
-    if all(map(_is_array, leaves)):
+    if all(map(is_array, leaves)):
         given["batch_size"] = engine.batch_size(
             given["batch_size"] or 32, len(leaves[0]), trains
         )
@@ -269,10 +255,3 @@ def _choose_callbacks(given: dict[str, Any], engine: OneDevice) -> None:
 def _print_once(given: dict[str, Any]) -> None:
     if not world().is_first:
         given["verbose"] = 0
-
-
-def _is_array(value: Any) -> bool:
-    try:
-        return len(value.shape) > 0 and value.dtype is not None
-    except (AttributeError, TypeError):
-        return False

@@ -130,5 +130,5 @@ def _shapes(structure: Any) -> list[tuple[int, ...]]:
     return [
         tuple(leaf.shape)
         for leaf in keras.tree.flatten(structure)
-        if hasattr(leaf, "shape")
+        if isinstance(leaf, keras.KerasTensor) or keras.ops.is_tensor(leaf)
     ]
