@@ -13,7 +13,7 @@ import os
 import pathlib
 from typing import Any
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 # What this script imports is looked for where it lies, on each worker too.
@@ -51,7 +51,12 @@ def main() -> None:
         scaling_config=ScalingConfig(
             num_workers=args.workers, use_gpu=args.gpu
         ),
-        run_config=RunConfig(storage_path=str(args.folder.resolve() / "ray")),
+        run_config=RunConfig(
+            storage_path=str(args.folder.resolve() / "ray"),
+            # Workers that can't be started end the run: by default Ray tries
+            # without end.
+            failure_config=FailureConfig(controller_failure_limit=3),
+        ),
     )
     trainer.fit()
 

@@ -17,6 +17,8 @@ SETTINGS = os.environ | {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "-1",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Where other tests run beside it, its workers take long to start.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
 }
 
 
