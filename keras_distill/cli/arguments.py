@@ -143,3 +143,20 @@ def positive(text: str) -> int:
             f"it is a whole number from 1 on, not {text!r}"
         )
     return value
+
+
+def seed(text: str) -> int:
+    """A seed, as Keras takes one.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(
+            f"it is a whole number from 0 to {2**32 - 1}, not {text!r}"
+        )
+    return value

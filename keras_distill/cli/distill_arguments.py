@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from keras_distill.cli.arguments import UsageError, number, positive
+from keras_distill.cli.arguments import UsageError, number, positive, seed
 from keras_distill.cli.exporting import add_quantization
 from keras_distill.cli.files import require_writable
 from keras_distill.cli.reporting import SUFFIXES
@@ -126,7 +126,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         help="part of the validation data, or of the data",
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="of all that is drawn (default: 0)"
+        "--seed", type=seed, default=0, help="of all that is drawn (default: 0)"
     )
     group.add_argument(
         "--cache",

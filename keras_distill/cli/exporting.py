@@ -37,6 +37,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "file", type=pathlib.Path, help="the .tflite file to write"
     )
+    command.add_argument("--force", action="store_true", help="replace files")
     add_quantization(command)
     command.add_argument(
         "--calibration",
@@ -56,7 +57,7 @@ def add_quantization(command: argparse.ArgumentParser) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    require_writable(parsed.file, (".tflite",), force=True)
+    require_writable(parsed.file, (".tflite",), parsed.force)
     student = load_model(parsed.student, "student")
     examples = None
     if parsed.calibration is not None:

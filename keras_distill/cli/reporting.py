@@ -6,7 +6,7 @@ import argparse
 import pathlib
 import shlex
 
-from keras_distill.cli.arguments import Commands, UsageError, add_command
+from keras_distill.cli.arguments import Commands, UsageError, add_command, seed
 from keras_distill.cli.console import print_json, progress
 from keras_distill.cli.files import (
     load_model,
@@ -68,7 +68,7 @@ def add(commands: Commands) -> None:
         help="the same students trained alone, in the same order",
     )
     measured.add_argument("--data", help="examples nothing was chosen by")
-    measured.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
+    measured.add_argument("--seeds", nargs="+", type=seed, metavar="SEED")
     measured.add_argument("--class-names", nargs="+", metavar="NAME")
 
 

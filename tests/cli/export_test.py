@@ -31,6 +31,7 @@ def files(tmp_path_factory):
     np.savez(folder / "others.npz", a=x, b=x)
     np.save(folder / "array.npy", x)
     (folder / "noise.npz").write_bytes(b"PK\x03\x04 and noise")
+    (folder / "old.tflite").write_bytes(b"an older file")
     return folder
 
 
@@ -52,6 +53,8 @@ def test_exports_with_ranges_and_says_what_it_wrote(files, tmp_path, capsys):
         "FULLY_CONNECTED": 1,
         "DEQUANTIZE": 1,
     }
+    assert cli.main([*arguments, "--force"]) == 0
+    capsys.readouterr()
     assert cli.main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^inputs +pixels \[1, 6\] float32$", shown, re.M)
@@ -66,6 +69,7 @@ WRONG = {
     "no archive": ("s.tflite", "noise.npz", "as `np.savez` writes it"),
     "folder": ("no/s.tflite", "data.npz", "There is no folder"),
     "suffix": ("s.onnx", "data.npz", "ends in .tflite"),
+    "there": ("old.tflite", "data.npz", "Pass --force"),
 }
 
 
@@ -81,6 +85,7 @@ def test_says_what_is_wrong(case, files, capsys):
     assert captured.out == ""
     assert re.search(message, captured.err)
     assert len(captured.err.splitlines()) == 1
+    assert (files / "old.tflite").read_bytes() == b"an older file"
 
 
 def test_several_inputs_are_found_by_name(tmp_path, capsys):

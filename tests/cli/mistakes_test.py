@@ -87,6 +87,7 @@ MISTAKES = {
     "epochs": (["--epochs", "0"], "a whole number from 1 on"),
     "learning rate": (["--learning-rate", "0"], "is more than 0"),
     "no number": (["--learning-rate", "nan"], "it is a number"),
+    "seed": (["--seed", "-1"], "from 0 to 4294967295, not '-1'"),
     "suffix": ([5, "out/out.h5"], "ends in .keras"),
     "cache among others": (["--cache", "."], "a folder of its own"),
     "cache in a file": (["--cache", "notes.txt"], "a folder of its own"),
