@@ -8,19 +8,18 @@ import pathlib
 if os.environ.get("KERAS_BACKEND") == "torch":
     import torch  # noqa: F401
 
-import keras
-import pytest
+# To compile takes most of the time; what is compiled runs once or twice. Many
+# tests, and the processes that they start, compile the same small programs.
+CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ |= {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 
-if keras.backend.backend() == "jax":
-    import jax
-
-    CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
-    # To compile takes most of the time; what is compiled runs once or twice.
-    jax.config.update("jax_disable_most_optimizations", True)
-    # Many tests compile the same small programs.
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+import keras  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """With the teacher's word weighing nothing, a Distiller is plain Keras."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -130,8 +132,15 @@ def test_compile_options(option):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
-def test_jit_compile():
-    # On PyTorch this takes a minute: it compiles C++. So one case does it all.
+def test_jit_compile(backend, monkeypatch):
+    # PyTorch needs most of a minute to trace one model, and minutes for the
+    # C++: there, one is traced, and runs as it was traced.
+    jit = iter([backend != "torch", True])
+    if backend == "torch":
+        import torch
+
+        traced = functools.partial(torch.compile, backend="eager")
+        monkeypatch.setattr(torch, "compile", traced)
     soft = [kd.losses.SoftTargets(), kd.losses.Hint("hidden", "hidden", "auto")]
     assert_equals_keras(
         mlp,
@@ -140,7 +149,7 @@ def test_jit_compile():
         compiled=lambda: {
             "optimizer": adam(),
             "loss": crossentropy(),
-            "jit_compile": True,
+            "jit_compile": next(jit),
         },
         batch_size=20,
     )

@@ -32,11 +32,18 @@ def keras_layers():
 
 
 AUGMENTS = {"function": lambda: crop_and_flip, "layers": keras_layers}
-MIXES = [None, MixUp(0.4), CutMix()]
 
 
-@pytest.mark.parametrize("augment", AUGMENTS)
-@pytest.mark.parametrize("mix", MIXES, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    ("augment", "mix"),
+    [
+        ("function", None),
+        ("function", MixUp(0.4)),
+        # Keras' layers take JAX long.
+        ("layers", CutMix()),
+    ],
+    ids=["function", "function-MixUp", "layers-CutMix"],
+)
 def test_the_stored_output_is_that_of_the_replayed_view(tmp_path, augment, mix):
     """Whatever the order, the epoch and the batch that it comes in."""
     teacher, (x, y) = cnn(8), images(12)

@@ -16,26 +16,21 @@ MESH = [
     "relations_per_replica",
 ]
 PROCESSES = ["everything_accumulated", "split_teacher"]
-# To compile takes most of the time, here too.
 FLAGS = os.environ.get("XLA_FLAGS", "")
-ONE = {"XLA_FLAGS": FLAGS, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-TWO = {
-    **ONE,
-    "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=2",
-}
+TWO_DEVICES = f"{FLAGS} --xla_force_host_platform_device_count=2"
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mesh")
-    launched("mesh", folder, MESH, timeout=400, **TWO)
+    launched("mesh", folder, MESH, timeout=400, XLA_FLAGS=TWO_DEVICES)
     return folder
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    launched("processes", folder, PROCESSES, size=2, timeout=400, **ONE)
+    launched("processes", folder, PROCESSES, size=2, timeout=400)
     return folder
 
 
@@ -52,7 +47,7 @@ def test_two_processes_do_what_one_does(mesh, processes, name):
 
 def test_a_killed_process_ends_the_run(tmp_path):
     """That it goes on is tested on PyTorch, where it takes less time."""
-    codes, outputs = launch("processes", tmp_path, ["killed"], 2, **ONE)
+    codes, outputs = launch("processes", tmp_path, ["killed"], 2)
     assert time.time() - float((tmp_path / "died").read_text()) < 60
     assert codes[0] != 0
     assert codes[1] == -9

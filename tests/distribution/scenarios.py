@@ -294,10 +294,6 @@ def main():
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
         make_scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_disable_most_optimizations", True)
     rank = 0
     if mode == "processes":
         rank = kd.distribution.initialize().rank

@@ -23,16 +23,16 @@ from support import gradient
 CASES = {
     # All angles of 384 examples at once, with what their gradient needs,
     # would take over 2 GB.
-    "angles": (kd.losses.RelationalAngle(), 384),
+    "angles": (kd.losses.RelationalAngle(), 384, 32),
     # 1024 x 16384 embeddings of 128 numbers would take 8 GB.
-    "bank": (kd.losses.ContrastiveRepresentation(bank_size=20000), 1024),
-    "in-batch": (kd.losses.ContrastiveRepresentation(), 1024),
+    "bank": (kd.losses.ContrastiveRepresentation(bank_size=20000), 1024, 512),
+    "in-batch": (kd.losses.ContrastiveRepresentation(), 1024, 512),
 }
 
-def step(loss, count):
+def step(loss, count, width):
     random = np.random.default_rng(0)
     teacher, student = (
-        random.normal(size=(count, 512)).astype("float32") for _ in range(2)
+        random.normal(size=(count, width)).astype("float32") for _ in range(2)
     )
     if loss.uses_sample_ids:
         teacher = {"teacher": teacher, "sample_ids": np.arange(count)}
@@ -42,15 +42,15 @@ def gigabytes(line):
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split(line)[1].split()[0]) / 2**20
 
-for loss, _ in CASES.values():
-    loss.build((None, 512), (None, 512))
-    step(loss, 8)
+for loss, _, width in CASES.values():
+    loss.build((None, width), (None, width))
+    step(loss, 8, width)
 before = gigabytes("VmRSS:")
 peaks = {}
-for name, (loss, count) in CASES.items():
+for name, (loss, count, width) in CASES.items():
     # The highest so far begins anew.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
-    step(loss, count)
+    step(loss, count, width)
     peaks[name] = gigabytes("VmHWM:") - before
 print(json.dumps(peaks))
 """
