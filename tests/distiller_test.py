@@ -163,8 +163,14 @@ class Stop(keras.callbacks.Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("when", ["epoch", "batch", "test"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(
+    ("when", "error"),
+    [
+        ("epoch", RuntimeError),
+        ("batch", KeyboardInterrupt),
+        ("test", KeyboardInterrupt),
+    ],
+)
 def test_an_interrupted_fit_loses_nothing(when, error):
     guide, student = teacher(), mlp()
     before = values(guide.variables)

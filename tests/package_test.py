@@ -249,6 +249,7 @@ def test_public_objects_are_documented():
     assert "Example:" in kd.export_litert.__doc__
 
 
+@only_on("torch")
 def test_importing_brings_no_framework_but_the_backends():
     script = (
         "import sys, keras\n"

@@ -9,6 +9,7 @@ from support import (
     crossentropy,
     images,
     mlp,
+    only_on,
     teacher,
     values,
 )
@@ -115,7 +116,9 @@ class Interrupt(keras.callbacks.Callback):
         self.epoch = epoch
 
 
-@pytest.mark.parametrize("save_teacher", [True, False])
+@pytest.mark.parametrize(
+    "save_teacher", [pytest.param(True, marks=only_on("torch")), False]
+)
 def test_an_interrupted_run_resumes_exactly(tmp_path, save_teacher):
     whole = distiller(save_teacher)
     fit(whole, last=3)

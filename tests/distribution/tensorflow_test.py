@@ -5,7 +5,7 @@ from distribution.launch import assert_equal, found, launched
 from support import only_on
 
 pytestmark = only_on("tensorflow")
-MIRRORED = ["everything", "tail_of_one", "relations", "relations_per_replica"]
+MIRRORED = ["everything", "relations", "relations_per_replica"]
 
 
 @pytest.fixture(scope="module")

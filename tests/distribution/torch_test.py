@@ -18,7 +18,6 @@ EQUAL = [
     "everything",
     "everything_accumulated",
     "arrays",
-    "tail_of_one",
     "relations",
     "relations_per_replica",
     "banks",

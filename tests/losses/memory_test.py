@@ -21,9 +21,9 @@ import keras_distill as kd
 from support import gradient
 
 CASES = {
-    # All angles of 384 examples at once, with what their gradient needs,
-    # would take over 2 GB.
-    "angles": (kd.losses.RelationalAngle(), 384, 32),
+    # All angles of 320 examples at once, with what their gradient needs,
+    # would take over 1.2 GB.
+    "angles": (kd.losses.RelationalAngle(), 320, 32),
     # 1024 x 16384 embeddings of 128 numbers would take 8 GB.
     "bank": (kd.losses.ContrastiveRepresentation(bank_size=20000), 1024, 512),
     "in-batch": (kd.losses.ContrastiveRepresentation(), 1024, 512),
@@ -74,5 +74,6 @@ def test_runs_in_less_than_a_gigabyte():
     peaks = json.loads(result.stdout.splitlines()[-1])
     assert set(peaks) == {"angles", "bank", "in-batch"}
     assert max(peaks.values()) > 0
+    print(peaks)
     for name, peak in peaks.items():
         assert peak < 1.0, f"{name}: {peak} GB"
