@@ -83,6 +83,13 @@ def only_on(backend):
     )
 
 
+# JAX compiles each operation for each shape, which takes most of such tests.
+follows_from_the_formula = pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="It follows from the formula, which is tested on JAX too.",
+)
+
+
 def evaluate_eagerly(loss, teacher, student, *weights):
     """A loss's value, as a NumPy array: with masks, and with what it keeps."""
     if isinstance(student, np.ndarray):

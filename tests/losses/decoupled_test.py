@@ -7,6 +7,7 @@ import pytest
 from hypothesis.extra.numpy import arrays
 from keras import ops
 from support import evaluate_with_labels as evaluate
+from support import follows_from_the_formula
 
 from keras_distill.losses import DecoupledSoftTargets, SoftTargets
 
@@ -136,6 +137,7 @@ def test_refuses_one_class():
 eighths = st.integers(-64, 64).map(lambda i: i / 8)
 
 
+@follows_from_the_formula
 @hypothesis.settings(max_examples=15, deadline=None, database=None)
 @hypothesis.given(
     arrays(np.float32, (3, 5), elements=eighths),

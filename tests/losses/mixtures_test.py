@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
-from support import evaluate, evaluate_eagerly
+from support import evaluate, evaluate_eagerly, follows_from_the_formula
 
 from keras_distill.losses import JensenShannon, SkewedDivergence
 
@@ -158,6 +158,7 @@ def test_gradient_of_skewed_divergences(gradient, numeric_gradient, reverse):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.floats(0.01, 0.99))
 def test_exchanging_both_sides_exchanges_their_shares(teacher, student, beta):
@@ -169,6 +170,7 @@ def test_exchanging_both_sides_exchanges_their_shares(teacher, student, beta):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.floats(0.01, 0.99))
 def test_is_bounded(teacher, student, share):
@@ -181,6 +183,7 @@ def test_is_bounded(teacher, student, share):
         assert -1e-6 <= values.min() <= values.max() <= -np.log(share) + 1e-5
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.booleans())
 def test_is_the_jensen_shannon_divergence_in_halves(teacher, student, reverse):

@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate
+from support import evaluate, follows_from_the_formula
 
 from keras_distill.losses import RelationalAngle, RelationalDistance
 
@@ -103,6 +103,7 @@ def test_equal_examples_have_a_finite_gradient(gradient, loss_class):
     assert np.isfinite(evaluate(loss, teacher[:1], student[:1]))
 
 
+@follows_from_the_formula
 @both
 @quick
 @hypothesis.given(st.integers(0, 1000), st.floats(0.25, 4))

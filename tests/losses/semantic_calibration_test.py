@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from support import cnn, evaluate, images, values
+from support import cnn, evaluate, follows_from_the_formula, images, values
 from support import teacher as make_teacher
 
 import keras_distill as kd
@@ -104,6 +104,7 @@ def formula(loss, teachers, students):
     return total / len(students)
 
 
+@follows_from_the_formula
 @pytest.mark.usefixtures("float64")
 def test_values_and_gradient_are_the_formulas(gradient, numeric_gradient):
     loss = built(dtype="float64")

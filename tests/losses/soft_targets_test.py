@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
-from support import evaluate, evaluate_eagerly
+from support import evaluate, evaluate_eagerly, follows_from_the_formula
 
 from keras_distill.comparison import Comparison
 from keras_distill.losses import (
@@ -162,6 +162,7 @@ def test_gradient_does_not_vanish_with_the_gap(gradient, gap):
     np.testing.assert_allclose(np.linalg.norm(slope), np.sqrt(2), rtol=1e-6)
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.integers(-(2**16), 2**16))
 def test_adding_a_constant_to_a_row_changes_nothing(teacher, student, shift):
@@ -174,6 +175,7 @@ def test_adding_a_constant_to_a_row_changes_nothing(teacher, student, shift):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits)
 def test_is_never_negative(teacher, student):
@@ -181,6 +183,7 @@ def test_is_never_negative(teacher, student):
         assert evaluate(loss, teacher, student) >= -1e-6
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.permutations(range(5)))
 def test_the_order_of_classes_means_nothing(teacher, student, order):

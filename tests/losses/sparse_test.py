@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
-from support import assert_same_values, evaluate, evaluate_eagerly, values
+from support import (
+    assert_same_values,
+    evaluate,
+    evaluate_eagerly,
+    follows_from_the_formula,
+    values,
+)
 
 import keras_distill as kd
 from keras_distill.losses import (
@@ -160,6 +166,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient, missing):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.integers(1, 5))
 def test_a_tail_never_exceeds_soft_targets(teacher, student, k):

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers, ops
-from support import assert_same_values, evaluate, values
+from support import (
+    assert_same_values,
+    evaluate,
+    follows_from_the_formula,
+    values,
+)
 
 import keras_distill as kd
 from keras_distill.losses import (
@@ -112,6 +117,7 @@ def test_hands_labels_to_the_loss(golden):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.floats(0.25, 8), st.floats(-4, 4))
 def test_scale_and_shift_mean_nothing(teacher, student, scale, shift):
