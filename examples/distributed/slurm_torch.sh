@@ -10,6 +10,8 @@
 #   KERAS_BACKEND=torch python train.py teacher --folder "$PWD/runs/distributed"
 set -euo pipefail
 export KERAS_BACKEND=torch
+# Newer versions of srun don't take it from the job.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 srun torchrun \

@@ -17,6 +17,14 @@ _WRITERS = (
 )
 
 
+_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+)
+
+
 class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
     """Processes begin alike, and stop at the same time."""
 
@@ -32,6 +40,8 @@ class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.started:
             self.started = True
             self.engine.start(self.model, self.params["steps"], epoch)
+            # One process's callback may stop all: all ask, or none does.
+            self.within_epochs = self.engine.any(self.within_epochs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop together, where a callback may stop here."""
@@ -105,8 +115,10 @@ def without_files(callbacks: list[Any]) -> list[Any]:
 
 
 def _may_stop_within_an_epoch(callback: Any) -> bool:
-    plain = keras.callbacks.Callback
+    # LambdaCallback has functions of its own in each object.
     return any(
-        getattr(type(callback), name) is not getattr(plain, name)
-        for name in ("on_batch_end", "on_train_batch_end")
+        name in vars(callback)
+        or getattr(type(callback), name)
+        is not getattr(keras.callbacks.Callback, name)
+        for name in _BATCH_HOOKS
     )

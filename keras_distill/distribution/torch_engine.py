@@ -155,11 +155,11 @@ class TorchProcesses(OneDevice):
         pieces = [torch.empty_like(filled) for _ in counts]
         self._collective("all_gather", pieces, filled)
         rows = [x[:n] for x, n in zip(pieces, counts, strict=True)]
-        if self._count and tensor.requires_grad:
+        if tensor.requires_grad:
             # Zero, with a gradient that is larger by as much as the exchange
-            # will make it smaller.
+            # will make it smaller. No rows have one too, which is empty.
             own = tensor[: self._count]
-            scale = sum(counts) / self._count
+            scale = sum(counts) / max(self._count, 1)
             rows[self.rank] = mine + (own - mine) * scale
         return torch.cat(rows)
 

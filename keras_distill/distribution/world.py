@@ -56,9 +56,9 @@ def initialize(timeout: float = 600.0) -> World:
 
     Call it first, before anything is computed. It understands
 
-    - on PyTorch, `torchrun` and whatever else sets `RANK`, `WORLD_SIZE` and
-      `MASTER_ADDR`; and a process group that is there already, as in a worker
-      of Ray Train.
+    - on PyTorch, `torchrun` and whatever else sets `RANK`, `WORLD_SIZE`,
+      `MASTER_ADDR` and `MASTER_PORT` (and `LOCAL_RANK`, on several GPUs); and a
+      process group that is there already, as in a worker of Ray Train.
     - on JAX, `KERAS_DISTRIBUTION_JOB_ADDRESSES`,
       `KERAS_DISTRIBUTION_NUM_PROCESSES` and `KERAS_DISTRIBUTION_PROCESS_ID`.
       It then sets `keras.distribution.DataParallel` over all devices, if there
@@ -151,16 +151,31 @@ def _join_torch(timeout: float) -> None:
         )
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_place_on_this_machine(torch))
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout)
     )
+
+
+def _place_on_this_machine(torch: Any) -> int:
+    """Which of a machine's GPUs is this process's."""
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    if torch.cuda.device_count() > 1:
+        raise ValueError(
+            "Which GPU is this process's? Received: several GPUs, and neither "
+            "LOCAL_RANK nor SLURM_LOCALID. Start the script with torchrun, or "
+            "set LOCAL_RANK."
+        )
+    return 0
 
 
 def _join_jax(timeout: float) -> None:
     import jax
 
     if jax.distributed.is_initialized():
+        _agree_on_seed()
         _use_all_devices()
         return
     size = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES")
@@ -192,7 +207,9 @@ def _agree_on_seed() -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    seed = np.random.default_rng().integers(2**31)
+    # Of the generator that `keras.utils.set_random_seed` seeds, so that a seed
+    # that was set decides.
+    seed = np.random.randint(2**31)
     seed = multihost_utils.broadcast_one_to_all(np.uint32(seed))
     keras.utils.set_random_seed(int(seed))
 

@@ -19,6 +19,7 @@ EQUAL = [
     "everything_accumulated",
     "arrays",
     "relations",
+    "relations_alone",
     "relations_per_replica",
     "banks",
 ]
