@@ -11,8 +11,8 @@ and what keeps the devices together.
 On JAX the workers are two devices of this machine, on TensorFlow two logical
 CPUs with MirroredStrategy. On PyTorch they are two processes, and plain Keras,
 which has no such thing, averages gradients with one exchange, as a hand-written
-loop would. Gives the median time of a step, and the overhead's mean and
-standard deviation over the rounds. Nothing else should run on the machine.
+loop would. Gives the median time of a step, and the overhead's median
+and quartiles over the rounds. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ if os.environ["KERAS_BACKEND"] == "jax":
     flag = "--xla_force_host_platform_device_count=2"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
+import figures
 import keras
 import numpy as np
 
 import keras_distill as kd
 
 BATCH, CLASSES = 64, 100
+RESULTS = figures.RESULTS / "benchmark_distribution.json"
 
 
 def main() -> None:
@@ -46,13 +48,19 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="of an epoch")
+    figures.add_arguments(parser)
     args = parser.parse_args()
+    if args.table:
+        figures.show(args.json or RESULTS, table)
+        return
     if keras.backend.backend() == "torch" and "RANK" not in os.environ:
         start_two()
         return
-    compare(args.rounds, args.steps)
+    facts = compare(args.rounds, args.steps)
+    if args.json and facts:
+        figures.keep(args.json, facts)
 
 
 def start_two() -> None:
@@ -93,7 +101,8 @@ def network(width: int) -> keras.Model:
     return model
 
 
-def compare(rounds: int, steps: int) -> None:
+def compare(rounds: int, steps: int) -> dict[str, Any] | None:
+    """Times of both, on the first worker."""
     world = kd.distribution.initialize()
     random = np.random.default_rng(0)
     count = BATCH * steps
@@ -115,18 +124,39 @@ def compare(rounds: int, steps: int) -> None:
         jobs["plain Keras"] = job(plain, x[own], y[own], BATCH // world.size)
     times = measure(jobs, rounds, steps)
     if not world.is_first:
-        return
+        return None
     for name, seconds in times.items():
         print(f"{name}: {1e3 * statistics.median(seconds):.2f} ms a step")
-    overheads = [
-        100 * (b / a - 1) for a, b in zip(*times.values(), strict=True)
-    ]
+    overheads = more(*times.values())
     print(
-        f"overhead: {statistics.mean(overheads):.1f} % +- "
-        f"{statistics.stdev(overheads):.1f} over {rounds} rounds, "
+        f"overhead: {figures.quartiles(overheads, '.1f')} % over {rounds} "
+        "rounds, "
         f"{keras.backend.backend()}, keras {keras.__version__}, "
         f"{os.cpu_count()} cores"
     )
+    return {"seconds a step": times}
+
+
+def table(kept: dict[str, Any]) -> str:
+    """Milliseconds of a step, and the overhead in each round."""
+    rows = []
+    for backend, facts in kept.items():
+        plain, ours = facts["seconds a step"].values()
+        rows.append(
+            (
+                backend,
+                f"{1e3 * statistics.median(plain):.1f} ms",
+                f"{1e3 * statistics.median(ours):.1f} ms",
+                f"{figures.quartiles(more(plain, ours), '.1f')} %",
+            )
+        )
+    head = ("two workers on", "plain Keras", "`Distiller`", "overhead")
+    return figures.markdown(head, rows)
+
+
+def more(plain: list[float], ours: list[float]) -> list[float]:
+    """The overhead of each round, in percent."""
+    return [100 * (b / a - 1) for a, b in zip(plain, ours, strict=True)]
 
 
 def scope() -> contextlib.AbstractContextManager[Any]:

@@ -5,8 +5,8 @@
 Both export the same students in turns: Keras' own `student.export(format=
 "litert")`, which is TensorFlow's converter in this very process and checks
 nothing, and `export_litert`, which saves, converts in a process apart, compares
-with Keras and writes. Prints the ratio of the medians, and what the first
-export of a program waits for that process to start.
+with Keras and writes. Gives the medians and their ratio, and what the first
+export of a program takes, which waits for that process to start.
 """
 
 from __future__ import annotations
@@ -19,15 +19,30 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
+
+import figures
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+RESULTS = figures.RESULTS / "benchmark_export.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    figures.add_arguments(parser)
+    args = parser.parse_args()
+    if args.table:
+        figures.show(args.json or RESULTS, table)
+        return
+    facts = measure(args.rounds)
+    if args.json:
+        figures.keep(args.json, facts)
 
+
+def measure(rounds: int) -> dict[str, Any]:
     import keras
     from export_table import NETWORKS
 
@@ -37,8 +52,10 @@ def main() -> None:
     first = NETWORKS["CNN"](keras)
     started = time.perf_counter()
     kd.export_litert(first, folder / "first.tflite")
-    print(f"first export of a program: {time.perf_counter() - started:.1f} s")
+    waited = time.perf_counter() - started
+    print(f"first export of a program: {waited:.1f} s")
 
+    seconds_of = {}
     students = {name: make(keras) for name, make in NETWORKS.items()}
     students["MobileNetV2"] = keras.applications.MobileNetV2(weights=None)
     for name, student in students.items():
@@ -60,6 +77,7 @@ def main() -> None:
                     )
                 )
         converter, export = statistics.median(theirs), statistics.median(ours)
+        seconds_of[name] = [converter, export]
         print(
             f"{name:<18} converter {converter:6.2f} s, export {export:6.2f} s, "
             f"ratio {export / converter:.2f}",
@@ -68,6 +86,19 @@ def main() -> None:
     print(
         f"Medians of {rounds} rounds in turns, {os.cpu_count()} cores, Keras "
         f"{keras.version()}, {time.strftime('%Y-%m-%d')}."
+    )
+    return {"first, s": waited, "converter and export, s": seconds_of}
+
+
+def table(kept: dict[str, Any]) -> str:
+    """Seconds of both for each network, and their ratio."""
+    (facts,) = kept.values()
+    return figures.markdown(
+        ("network", "Keras' converter", "`export_litert`", "ratio"),
+        [
+            (name, f"{a:.1f} s", f"{b:.1f} s", f"{b / a:.2f}")
+            for name, (a, b) in facts["converter and export, s"].items()
+        ],
     )
 
 

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import json
 import math
 import os
 import pathlib
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
+import figures
 import numpy as np
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -37,6 +35,7 @@ BATCH = 64
 CLASSES = 100
 TEMPERATURE = 4.0
 SOFT, HARD = 0.9, 0.1
+RESULTS = figures.RESULTS / "cached_teacher.json"
 JOBS = [
     "student alone",
     "cached",
@@ -49,13 +48,15 @@ JOBS = [
 
 def main() -> None:
     args = arguments()
+    if args.table:
+        figures.show(args.json or RESULTS, table)
+        return
     with contextlib.suppress(ImportError):
         import torch  # noqa: F401  (before TensorFlow, which it crashes after)
     facts = {"time": compare_times(args), "accuracy": compare_accuracy(args)}
-    facts["about"] = about()
-    print(json.dumps(facts["about"]))
+    print(figures.describe())
     if args.json:
-        args.json.write_text(json.dumps(facts, indent=1) + "\n")
+        figures.keep(args.json, facts)
 
 
 def arguments() -> argparse.Namespace:
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", nargs="+", choices=JOBS, default=JOBS, help="to be timed"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="write figures here")
+    figures.add_arguments(parser)
     return parser.parse_args()
 
 
@@ -379,9 +380,7 @@ def compare_accuracy(args: argparse.Namespace) -> dict[str, Any]:
             made.fit(data, epochs=20, shuffle=False, verbose=0)
             found.setdefault(way, []).append(score(student, x, y, test))
     for way, scores in found.items():
-        print(
-            f"  {way:8} {np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} %"
-        )
+        print(f"  {way:8} {figures.spread(scores)} %")
     return found
 
 
@@ -409,16 +408,34 @@ def score(model: Any, x: Any, y: Any, test: Any) -> float:
     return float(100 * np.mean(guessed == y[test]))
 
 
-def about() -> dict[str, str]:
-    import keras
+# Figures
 
-    return {
-        "backend": keras.backend.backend(),
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-    }
+
+def table(kept: dict[str, Any]) -> str:
+    """A step's time on each backend, and what the students have learned."""
+    times = [facts["time"] for facts in kept.values()]
+    rows = []
+    for name in JOBS[1:]:
+        if name == "teacher.predict":
+            continue
+        found = [each["ms, quartiles, processor"].get(name) for each in times]
+        rows.append((name, *(ratio(each) if each else "–" for each in found)))
+    paid = [f"{each['break-even epoch']:.1f} epochs" for each in times]
+    rows.append(("writing the cache has paid off after", *paid))
+    for way in ("live", "float16", "uint8"):
+        scores = [facts["accuracy"][way] for facts in kept.values()]
+        rows.append(
+            (
+                f"digits, {'cached as ' if way != 'live' else ''}{way}",
+                *(f"{figures.spread(each)} %" for each in scores),
+            )
+        )
+    return figures.markdown(("", *kept), rows)
+
+
+def ratio(found: list[float]) -> str:
+    _, low, middle, high, work = found
+    return f"{middle:.2f} ({low:.2f}–{high:.2f}); processor {work:.2f}"
 
 
 if __name__ == "__main__":

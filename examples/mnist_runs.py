@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import figures
 import keras
 import numpy as np
 from keras import layers
@@ -315,10 +316,7 @@ def markdown(
 ) -> str:
     """A table, without rows that have nothing measured from a column on."""
     kept = [row for row in rows if not {*row[first:]} <= {"0", "–"}]
-    if not kept:
-        return ""
-    lines = (head, ["---"] * len(head), *kept)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return figures.markdown(head, kept) if kept else ""
 
 
 def parse_arguments(

@@ -204,6 +204,37 @@ def test_readme_has_the_tables_of_the_results(example, name):
         assert table in readme, f"run examples/{name}.py --table"
 
 
+BENCHMARKS = [
+    "benchmark_cache",
+    "benchmark_distribution",
+    "benchmark_export",
+    "cached_teacher",
+]
+
+
+@only_on("torch")
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_readme_has_the_tables_of_the_benchmarks(example, capsys, name):
+    module = example(name)
+    module.figures.show(module.RESULTS, module.table)
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    for table in capsys.readouterr().out.strip().split("\n\n"):
+        assert table in readme, f"run examples/{name}.py --table"
+
+
+@only_on("torch")
+def test_figures_of_a_backend_are_kept_beside_others(example, tmp_path):
+    figures, path = example("figures"), tmp_path / "facts.json"
+    path.write_text('{"jax": {"seconds": 1}, "torch": {"seconds": 2}}')
+    figures.keep(path, {"seconds": 3})
+    kept = json.loads(path.read_text())
+    assert kept["jax"] == {"seconds": 1}
+    assert kept["torch"]["seconds"] == 3
+    assert kept["torch"]["about"]["backend"] == "torch"
+    assert figures.quartiles([1, 2, 3, 4, 5], ".1f") == "3.0 (2.0–4.0)"
+    assert figures.spread([1, 3]) == "2.00 ± 1.41"
+
+
 # KerasTuner calls what Python has by its old names.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @only_on("torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -40,12 +41,12 @@ class Field:
     shape: tuple[int, ...]
     storage: str
 
-    @property
+    @functools.cached_property
     def stored(self) -> Storage:
         """The storage."""
         return as_storage(self.storage)
 
-    @property
+    @functools.cached_property
     def record(self) -> np.dtype[Any]:
         """The dtype of one example's record."""
         return self.stored.record(self.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -364,6 +365,9 @@ def _log_sums(logs: Array) -> Array:
     )
 
 
+_POINTS = np.array([0.0, *reversed(INVERSE_TEMPERATURES)])
+
+
 def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
     """The logarithm of the others' weight at a temperature between stored ones.
 
@@ -373,15 +377,11 @@ def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
     it lies between the chords of the stored points: where some classes are
     masked, and the curve bends sharply, these keep it near.
     """
-    points = np.array([0.0, *reversed(INVERSE_TEMPERATURES)])
+    points = _POINTS
     wide = log_rest[..., ::-1].astype(np.float64)
     known = np.full((*wide.shape[:-1], 1), math.log(others))
     values = np.concatenate([known, wide], axis=-1)
     inverse = 1 / temperature
-    weights = [
-        math.prod((inverse - q) / (p - q) for q in points if q != p)
-        for p in points
-    ]
     place = min(int(np.searchsorted(points, inverse)), len(points) - 1)
     upper = _line(points, values, place - 1, inverse)
     lower = np.full_like(upper, -np.inf)
@@ -390,8 +390,20 @@ def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
             chord = _line(points, values, neighbour, inverse)
             lower = np.maximum(lower, chord)
     # Rounding may let the bounds cross by a hair.
-    between = np.clip(values @ np.array(weights), lower, upper)
+    between = np.clip(values @ _weights(inverse), lower, upper)
     return np.asarray(between, np.float32)
+
+
+# Batch after batch is read for one temperature.
+@functools.lru_cache(64)
+def _weights(inverse: float) -> Array:
+    """What each point's value weighs in the polynomial's value."""
+    return np.array(
+        [
+            math.prod((inverse - q) / (p - q) for q in _POINTS if q != p)
+            for p in _POINTS
+        ]
+    )
 
 
 def _line(points: Array, values: Array, left: int, at: float) -> Array:
