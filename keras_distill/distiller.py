@@ -466,6 +466,9 @@ class Distiller(DistributedModel):
             self._given["teacher"], self.student, self._looking
         )
         self._saw_labels = False
+        # Names of what the last steps logged.
+        self._trained_logs: frozenset[str] = frozenset()
+        self._tested_logs: frozenset[str] = frozenset()
         self._has_metrics = bool(metrics or weighted_metrics)
         for term in self._terms:
             term.reset_state()
@@ -505,9 +508,11 @@ class Distiller(DistributedModel):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
             x = self._with_teacher(x, state)
             result = super().train_step(*state, (x, y, sample_weight))
-        if y is not None:
-            return result
-        return _filter_logs(result, lambda name: name in self._label_free())
+        if y is None:
+            known = self._label_free()
+            result = _filter_logs(result, lambda name: name in known)
+        self._trained_logs = _names_of(result)
+        return result
 
     def test_step(self, *args: Any) -> Any:
         """Run the student, alone if no fidelity metric needs the teacher.
@@ -529,11 +534,13 @@ class Distiller(DistributedModel):
             elif isinstance(x, TransferBatch):
                 x = x.inputs
             result = super().test_step(*state, (x, y, sample_weight))
+        terms = {term.name for term in self._terms}
+        result = _filter_logs(result, lambda name: name not in terms)
         if y is None:
             known = self._fidelity.names(labels=False)
-            return _filter_logs(result, lambda name: name in known)
-        terms = {term.name for term in self._terms}
-        return _filter_logs(result, lambda name: name not in terms)
+            result = _filter_logs(result, lambda name: name in known)
+        self._tested_logs = _names_of(result)
+        return result
 
     def predict_step(self, *args: Any) -> Any:
         """Run the student alone.
@@ -728,11 +735,12 @@ class Distiller(DistributedModel):
     def get_metrics_result(self) -> dict[str, Any]:
         """What `fit` logs: without labels, only what needs none."""
         logs: dict[str, Any] = super().get_metrics_result()
-        if self._evaluates:
-            # Keras takes the last step's logs where the names aren't theirs.
-            for term in self._terms:
-                logs.pop(term.name, None)
-        return logs
+        if self._in_step:
+            return logs
+        # Keras takes the last step's logs, of one device alone, where the names
+        # aren't theirs.
+        names = self._tested_logs if self._evaluates else self._trained_logs
+        return {name: logs[name] for name in logs if name in (names or logs)}
 
     def own_metrics_result(self) -> dict[str, Any]:
         """The same, on this device alone."""
@@ -930,6 +938,10 @@ def _filter_logs(result: Any, keep: Callable[[str], bool]) -> Any:
     logs, *state = result if isinstance(result, tuple) else (result,)
     logs = {name: value for name, value in logs.items() if keep(name)}
     return (logs, *state) if state else logs
+
+
+def _names_of(result: Any) -> frozenset[str]:
+    return frozenset(result[0] if isinstance(result, tuple) else result)
 
 
 def _follow(term: keras.metrics.Mean, value: Tensor, size: Any) -> None:

@@ -33,7 +33,7 @@ def as_indices(y_true: Tensor, y_pred: Tensor) -> Tensor:
                 f"{tuple(y_pred.shape)}. Pass class indices, or rows of "
                 f"{classes}."
             )
-        known = ops.all(y_true >= 0, axis=-1)
+        known = ops.all(ops.cast(y_true, "float32") >= 0, axis=-1)
         return ops.where(known, ops.argmax(y_true, axis=-1), -1)
     if len(y_true.shape) == len(y_pred.shape):
         y_true = ops.squeeze(y_true, axis=-1)

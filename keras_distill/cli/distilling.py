@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import shlex
+import tempfile
 import time
 from typing import Any
 
@@ -86,8 +88,8 @@ def _run(parsed: argparse.Namespace) -> int:
     _introduce(parsed, taught, before, data)
     alone = None
     if parsed.alone:
-        alone = keras.models.clone_model(student)
-        alone.set_weights(student.get_weights())
+        # A clone would lose what a Normalization layer has found out.
+        alone = _copy(student)
     started = time.monotonic()
     distiller = train_distilled(parsed, teacher, distiller, data)
     facts = {
@@ -164,10 +166,19 @@ def _introduce(
         )
 
 
+def _copy(model: keras.Model) -> keras.Model:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        model.save(path)
+        return load_model(path, "student")
+
+
 def _exported(
     parsed: argparse.Namespace, student: keras.Model, data: Data
 ) -> LiteRTCheck:
-    some = np.arange(min(_CALIBRATION, len(data.train)))
+    # Files may have one class after the other.
+    some = np.random.default_rng(parsed.seed).permutation(len(data.train))
+    some = np.sort(some[:_CALIBRATION])
     calibration, _ = selected(student, data.train.take(some)).arrays()
     x, y = selected(student, data.test).arrays()
     with progress():

@@ -65,10 +65,11 @@ class Images:
         return len(self._files)
 
     def __getitem__(self, numbers: Any) -> Array:
-        """Decode some images."""
-        return np.stack(
-            [self._decode(n) for n in np.arange(len(self))[numbers]]
-        )
+        """Decode some images, or one."""
+        chosen = np.arange(len(self))[numbers]
+        if chosen.ndim == 0:
+            return self._decode(int(chosen))
+        return np.stack([self._decode(n) for n in chosen])
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         """Decode all images."""

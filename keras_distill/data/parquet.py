@@ -47,7 +47,13 @@ def load_parquet(
             f"Examples come in a parquet file. Received: '{path}', "
             f"{type(error).__name__}: {error}"
         ) from error
-    columns = {name: table.column(name) for name in table.column_names}
+    # pandas writes its index as a column, which is no input.
+    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    columns = {
+        name: table.column(name)
+        for name in table.column_names
+        if name not in index
+    }
     for name, column in columns.items():
         if column.null_count:
             raise ValueError(
@@ -87,7 +93,8 @@ def _inputs(
             require_pillow()
             return Images(values, size, channels)
         _refuse_size(path, size)
-        if not types.is_list(kind) and not types.is_fixed_size_list(kind):
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        if not any(is_one(kind) for is_one in lists):
             values = [[value] for value in values]
         return _rows(path, values)
     numbers = all(

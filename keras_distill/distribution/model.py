@@ -117,7 +117,8 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         if engine.splits_arrays:
             _split_validation(given)
             _share_validation(given)
-            _share_arrays(given, given["batch_size"], given["shuffle"])
+            epoch = given["initial_epoch"]
+            _share_arrays(given, given["batch_size"], given["shuffle"], epoch)
         elif engine.replicas > 1:
             _split_validation(given)
             _size_validation(given, engine)
@@ -164,14 +165,23 @@ def _cut(piece: slice) -> Callable[[Any], Any]:
     return lambda x: None if x is None else x[piece]
 
 
-def _share_arrays(given: dict[str, Any], size: Any, shuffle: Any) -> None:
+def _share_arrays(
+    given: dict[str, Any], size: Any, shuffle: Any, epoch: int = 0
+) -> None:
     """Make arrays into batches of which each process loads its share."""
-    if not all(is_array(x) for x in keras.tree.flatten(given["x"])):
+    leaves = keras.tree.flatten(given["x"])
+    if any(type(x).__module__.split(".")[0] == "pandas" for x in leaves):
+        raise TypeError(
+            "Several devices share arrays, and take a table for a data set of "
+            f"each one's own. Received: x of type {type(given['x']).__name__}. "
+            "Pass x.to_numpy()."
+        )
+    if not all(is_array(x) for x in leaves):
         return
     arrays = TransferSet(
         given["x"], given.pop("y", None), given.pop("sample_weight", None)
     )
-    given["x"] = ShardedBatches(arrays, size or 32, bool(shuffle), 0, 0, 1)
+    given["x"] = ShardedBatches(arrays, size or 32, bool(shuffle), 0, epoch, 1)
     given["batch_size"] = None
 
 

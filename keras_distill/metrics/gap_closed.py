@@ -96,7 +96,9 @@ class GapClosed(LogitFidelityMetric):
         """The share; NaN where there is no gap."""
         baseline = self.baseline_accuracy * self._weight
         gap, closed = self._teacher - baseline, self._student - baseline
-        return ops.where(gap > 0, closed / gap, math.nan)
+        # Less than an example is a rounding of the baseline.
+        least = 1e-5 * self._weight
+        return ops.where(gap > least, closed / gap, math.nan)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal metric."""

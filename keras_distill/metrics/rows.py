@@ -112,6 +112,8 @@ def class_labels(labels: Any, outputs: Tensor, activation: str) -> Tensor:
             "classes of which one is right, use activation='softmax'."
         )
     _check_places(labels, tuple(outputs.shape), outputs)
+    # TensorFlow compares no whole numbers, or booleans, with 0.5.
+    labels = ops.cast(labels, "float32")
     known = ops.all(labels >= 0, axis=-1, keepdims=True)
     return ops.where(known, ops.cast(labels > 0.5, "int32"), -1)
 

@@ -17,7 +17,7 @@ def _multi_head(call: LayerCall) -> list[Axes]:
     layer = call.operation
     heads = call.new(layer.num_heads, "heads")
     call.count(num_heads=heads)
-    out = call.inputs[0][-1]
+    out = _query_value_key(call)[0][-1]
     shape = layer.get_config()["output_shape"]
     if shape:
         out = call.new(shape[0], "outputs")
@@ -37,7 +37,7 @@ def _grouped_query(call: LayerCall) -> list[Axes]:
         shared = call.new(groups, "groups")
         heads = np.repeat(shared, layer.num_query_heads // groups)
     call.count(num_key_value_heads=shared, num_query_heads=heads)
-    return _attend(call, heads, shared, call.inputs[0][-1])
+    return _attend(call, heads, shared, _query_value_key(call)[0][-1])
 
 
 def _is_plain(call: LayerCall) -> bool:

@@ -225,7 +225,9 @@ def _rows(graph: CallGraph, calls: Iterable[int], inputs: list[Tensor]) -> Any:
 
     def reference(leaf: Any) -> str:
         if isinstance(leaf, Tensor):
-            return f"tensor {positions.get(leaf.number)} {leaf.shape}"
+            # What comes from elsewhere is alike only if it is the same.
+            place = positions.get(leaf.number, f"outside {leaf.number}")
+            return f"tensor {place} {leaf.shape}"
         return repr(leaf)
 
     rows = []

@@ -137,6 +137,46 @@ def test_alone_learns_in_the_same_order(files, tmp_path, monkeypatch):
 
 
 @only_on("torch")
+def test_alone_keeps_what_a_normalization_found():
+    x = np.random.default_rng(0).normal(5, 3, (20, 4))
+    norm = keras.layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(2)])
+    alone = distilling._copy(model)
+    for one, other in zip(model.weights, alone.weights, strict=True):
+        assert one is not other
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), alone.predict(x, verbose=0)
+    )
+
+
+@only_on("torch")
+def test_ranges_are_those_of_examples_from_everywhere(
+    files, tmp_path, monkeypatch
+):
+    """A file may have one class after the other."""
+    seen = []
+
+    def export_litert(student, path, scheme, calibration_data):
+        seen.append(calibration_data)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(distilling, "export_litert", export_litert)
+    monkeypatch.setattr(distilling, "_CALIBRATION", 20)
+    with np.load(files / "data.npz") as data:
+        x = np.repeat(data["x"][:1], 60, axis=0)
+    x.reshape(60, -1)[:, 0] = np.arange(60)
+    np.savez(tmp_path / "sorted.npz", x=x, y=np.arange(60) // 20)
+    given = arguments(files, tmp_path / "out.keras")
+    given[3] = str(tmp_path / "sorted.npz")
+    given += ["--export", str(tmp_path / "s.tflite"), "--quantization", "int8"]
+    assert main(given) == 1
+    numbers = np.asarray(seen[0]).reshape(20, -1)[:, 0]
+    assert len(np.unique(numbers)) == 20
+    assert np.all(np.bincount(numbers.astype(int) // 20, minlength=3) >= 3)
+
+
+@only_on("torch")
 def test_the_same_seed_gives_the_same_student(files, tmp_path):
     for name in ("a", "b"):
         assert main(arguments(files, tmp_path / f"{name}.keras")) == 0

@@ -95,6 +95,7 @@ def test_a_folder_of_images(folder):
     x, y = data.arrays()
     for row, number in enumerate((1, 3, 0, 2, 4)):
         np.testing.assert_array_equal(x[row], picture(number))
+        np.testing.assert_array_equal(data.inputs[row], picture(number))
     (batch, labels) = data.batches(2, shuffle=True, seed=3)[0]
     order = np.random.default_rng([3, 0]).permutation(5)[:2]
     np.testing.assert_array_equal(batch, x[order])
@@ -163,6 +164,20 @@ def test_parquet_of_numbers(tmp_path):
     assert data.labels.tolist() == [0, 1, 1]
     lists = write_parquet(tmp_path / "lists.parquet", x=[[1, 2], [3, 4]])
     assert kd.load_data(lists).inputs.tolist() == [[1, 2], [3, 4]]
+
+
+def test_parquet_of_other_writers(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="writes the file")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="writes the file")
+    rows = pyarrow.array([[1, 2], [3, 4]], pyarrow.large_list(pyarrow.int64()))
+    parquet.write_table(pyarrow.table({"x": rows}), tmp_path / "large.parquet")
+    large = kd.load_data(tmp_path / "large.parquet")
+    assert large.inputs.tolist() == [[1, 2], [3, 4]]
+    pandas = pytest.importorskip("pandas", reason="writes the file")
+    frame = pandas.DataFrame({"a": [1, 2], "b": [3, 4]}, index=[7, 5])
+    frame.to_parquet(tmp_path / "frame.parquet")
+    found = kd.load_data(tmp_path / "frame.parquet")
+    assert found.inputs.tolist() == [[1, 3], [2, 4]]
 
 
 @pytest.mark.parametrize(

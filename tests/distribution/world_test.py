@@ -155,10 +155,10 @@ def test_keras_that_averages_by_itself_is_refused(monkeypatch):
         TorchProcesses(0, 2).prepare(None)
 
 
-@only_on("jax")
-def test_predictions_of_several_processes_are_refused(monkeypatch):
+@pytest.fixture
+def several(monkeypatch):
+    """A distiller that thinks it is trained on several devices."""
     made = distiller()
-    mesh = keras.distribution.DataParallel(devices=["cpu:0"])
     fake = types.SimpleNamespace(
         share=Share(0, 2, 2, marked=True), splits_arrays=True, replicas=2
     )
@@ -166,6 +166,17 @@ def test_predictions_of_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(
         "keras_distill.distribution.model.engine_of", lambda model: fake
     )
-    del mesh
+    return made
+
+
+def test_predictions_of_several_processes_are_refused(several):
     with pytest.raises(ValueError, match="several processes"):
-        made.predict(data(4)[0], verbose=0)
+        several.predict(data(4)[0], verbose=0)
+
+
+def test_tables_are_refused_by_several_processes(several):
+    pandas = pytest.importorskip("pandas", reason="makes the table")
+    x, y = data(4)
+    table = pandas.DataFrame(x.reshape(4, -1))
+    with pytest.raises(TypeError, match=r"Pass x\.to_numpy\(\)"):
+        several.fit(table, y, verbose=0)

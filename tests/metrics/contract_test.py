@@ -296,6 +296,22 @@ def test_labels_that_would_be_ignored_are_refused():
         metric.update_state(np.zeros(4), np.zeros((4, 3)))
 
 
+@pytest.mark.parametrize("dtype", ["int64", "bool", "float32"])
+def test_labels_of_a_sigmoid_have_any_dtype(dtype):
+    metric = kd.metrics.BrierScore("sigmoid")
+    metric.update_state(np.array([0, 1]).astype(dtype), np.zeros((2, 1)))
+    assert float(metric.result()) == 0.5
+
+
+@only_on("torch")
+def test_a_rounding_is_no_gap():
+    metric = kd.metrics.GapClosed(0.53)
+    labels = np.arange(100) % 2
+    said = np.eye(2)[np.where(np.arange(100) < 53, labels, 1 - labels)]
+    metric.update_state(said, np.eye(2)[labels], labels=labels)
+    assert np.isnan(float(metric.result()))
+
+
 @only_on("torch")
 def test_alignment_keeps_to_the_layers_it_was_built_for():
     metric = kd.metrics.LinearCKA()

@@ -142,6 +142,31 @@ def test_the_first_of_a_row_and_a_share_of_it_stay(depth, kept):
 
 
 @only_on("torch")
+def test_parts_that_read_other_tensors_are_not_alike():
+    x, a, b = (keras.Input((8,), name=name) for name in "xab")
+    h = layers.Add()([layers.Dense(8)(x), a])
+    h = layers.Add()([layers.Dense(8)(h), b])
+    teacher = keras.Model([x, a, b], layers.Dense(3)(h))
+    with pytest.raises(ValueError, match=r"depth=0\.5"):
+        kd.shrink(teacher, width=1, depth=0.5)
+
+
+@only_on("torch")
+def test_attention_by_keywords_returns_as_much_as_its_query():
+    x, m = keras.Input((3, 8), name="x"), keras.Input((5, 6), name="m")
+    attend = layers.MultiHeadAttention(2, 4)
+    outputs = layers.Dense(3)(attend(query=x, value=m, key=m))
+    student = kd.shrink(keras.Model([x, m], outputs), width=0.5)
+    assert student.output_shape == (None, 3, 3)
+    (shrunk,) = (
+        layer
+        for layer in student.layers
+        if isinstance(layer, layers.MultiHeadAttention)
+    )
+    assert shrunk.get_config()["num_heads"] == 1
+
+
+@only_on("torch")
 def test_a_transformer_loses_whole_layers():
     student = kd.shrink(FAMILIES["text"](), width=1, depth=0.5)
     names = {layer.name for layer in student.layers}
