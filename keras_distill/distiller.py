@@ -735,12 +735,12 @@ class Distiller(DistributedModel):
     def get_metrics_result(self) -> dict[str, Any]:
         """What `fit` logs: without labels, only what needs none."""
         logs: dict[str, Any] = super().get_metrics_result()
-        if self._in_step:
+        names = self._tested_logs if self._evaluates else self._trained_logs
+        if self._in_step or not names:
             return logs
         # Keras takes the last step's logs, of one device alone, where the names
         # aren't theirs.
-        names = self._tested_logs if self._evaluates else self._trained_logs
-        return {name: logs[name] for name in logs if name in (names or logs)}
+        return {name: logs[name] for name in logs if name in names}
 
     def own_metrics_result(self) -> dict[str, Any]:
         """The same, on this device alone."""

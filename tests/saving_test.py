@@ -116,8 +116,9 @@ class Interrupt(keras.callbacks.Callback):
         self.epoch = epoch
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
-    "save_teacher", [pytest.param(True, marks=only_on("torch")), False]
+    "save_teacher", [True, pytest.param(False, marks=only_on("torch"))]
 )
 def test_an_interrupted_run_resumes_exactly(tmp_path, save_teacher):
     whole = distiller(save_teacher)

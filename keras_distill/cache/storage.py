@@ -365,6 +365,7 @@ def _log_sums(logs: Array) -> Array:
     )
 
 
+# Inverse temperatures at which the others' weight is known.
 _POINTS = np.array([0.0, *reversed(INVERSE_TEMPERATURES)])
 
 
@@ -377,17 +378,16 @@ def _at_temperature(log_rest: Array, others: int, temperature: float) -> Array:
     it lies between the chords of the stored points: where some classes are
     masked, and the curve bends sharply, these keep it near.
     """
-    points = _POINTS
     wide = log_rest[..., ::-1].astype(np.float64)
     known = np.full((*wide.shape[:-1], 1), math.log(others))
     values = np.concatenate([known, wide], axis=-1)
     inverse = 1 / temperature
-    place = min(int(np.searchsorted(points, inverse)), len(points) - 1)
-    upper = _line(points, values, place - 1, inverse)
+    place = min(int(np.searchsorted(_POINTS, inverse)), len(_POINTS) - 1)
+    upper = _line(values, place - 1, inverse)
     lower = np.full_like(upper, -np.inf)
     for neighbour in (place - 2, place):
-        if 0 <= neighbour < len(points) - 1:
-            chord = _line(points, values, neighbour, inverse)
+        if 0 <= neighbour < len(_POINTS) - 1:
+            chord = _line(values, neighbour, inverse)
             lower = np.maximum(lower, chord)
     # Rounding may let the bounds cross by a hair.
     between = np.clip(values @ _weights(inverse), lower, upper)
@@ -406,8 +406,8 @@ def _weights(inverse: float) -> Array:
     )
 
 
-def _line(points: Array, values: Array, left: int, at: float) -> Array:
+def _line(values: Array, left: int, at: float) -> Array:
     """The chord from a point to the next one, there or beyond."""
-    share = (at - points[left]) / (points[left + 1] - points[left])
+    share = (at - _POINTS[left]) / (_POINTS[left + 1] - _POINTS[left])
     left_part = (1 - share) * values[..., left]
     return np.asarray(left_part + share * values[..., left + 1])

@@ -134,15 +134,7 @@ def positive(text: str) -> int:
     Raises:
         ValueError: If it is none.
     """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(
-            f"it is a whole number from 1 on, not {text!r}"
-        )
-    return value
+    return _whole(text, 1, None)
 
 
 def seed(text: str) -> int:
@@ -151,12 +143,17 @@ def seed(text: str) -> int:
     Raises:
         ValueError: If it is none.
     """
+    return _whole(text, 0, 2**32 - 1)
+
+
+def _whole(text: str, least: int, most: int | None) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = -1
-    if not 0 <= value < 2**32:
+        value = least - 1
+    if value < least or (most is not None and value > most):
+        until = "on" if most is None else f"to {most}"
         raise argparse.ArgumentTypeError(
-            f"it is a whole number from 0 to {2**32 - 1}, not {text!r}"
+            f"it is a whole number from {least} {until}, not {text!r}"
         )
     return value

@@ -17,14 +17,6 @@ _WRITERS = (
 )
 
 
-_BATCH_HOOKS = (
-    "on_batch_begin",
-    "on_batch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-)
-
-
 class AsOne(keras.callbacks.Callback):  # type: ignore[misc]
     """Processes begin alike, and stop at the same time."""
 
@@ -115,10 +107,16 @@ def without_files(callbacks: list[Any]) -> list[Any]:
 
 
 def _may_stop_within_an_epoch(callback: Any) -> bool:
+    plain = _batch_hooks(keras.callbacks.Callback)
     # LambdaCallback has functions of its own in each object.
-    return any(
-        name in vars(callback)
-        or getattr(type(callback), name)
-        is not getattr(keras.callbacks.Callback, name)
-        for name in _BATCH_HOOKS
-    )
+    own = plain.keys() & vars(callback).keys()
+    return bool(own) or _batch_hooks(type(callback)) != plain
+
+
+def _batch_hooks(kind: Any) -> dict[str, Any]:
+    return {
+        "on_batch_begin": kind.on_batch_begin,
+        "on_batch_end": kind.on_batch_end,
+        "on_train_batch_begin": kind.on_train_batch_begin,
+        "on_train_batch_end": kind.on_train_batch_end,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -126,6 +127,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         _give_share(given["x"], engine)
         _give_share(given["validation_data"], engine)
         if isinstance(given["x"], GlobalBatches):
+            _refuse_parts_of_epochs(given["x"], given["steps_per_epoch"])
             given["shuffle"] = False  # it has an order, the same everywhere
         _choose_callbacks(given, engine)
         _print_once(given)
@@ -161,6 +163,17 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         return super().predict(**given)
 
 
+def _refuse_parts_of_epochs(data: GlobalBatches, steps: int | None) -> None:
+    # Keras goes on in the middle of the data, where the order is already that
+    # of the next epoch: some examples would come twice, and others never.
+    if data.shuffle and steps not in (None, len(data)):
+        raise ValueError(
+            "An epoch of shuffled batches is once through all of them. "
+            f"Received: steps_per_epoch={steps} for {len(data)} batches. Leave "
+            "it out, and choose epochs by how often each example is to be seen."
+        )
+
+
 def _cut(piece: slice) -> Callable[[Any], Any]:
     return lambda x: None if x is None else x[piece]
 
@@ -170,7 +183,8 @@ def _share_arrays(
 ) -> None:
     """Make arrays into batches of which each process loads its share."""
     leaves = keras.tree.flatten(given["x"])
-    if any(type(x).__module__.split(".")[0] == "pandas" for x in leaves):
+    pandas = sys.modules.get("pandas")
+    if pandas and any(isinstance(x, pandas.DataFrame) for x in leaves):
         raise TypeError(
             "Several devices share arrays, and take a table for a data set of "
             f"each one's own. Received: x of type {type(given['x']).__name__}. "

@@ -96,8 +96,8 @@ class GapClosed(LogitFidelityMetric):
         """The share; NaN where there is no gap."""
         baseline = self.baseline_accuracy * self._weight
         gap, closed = self._teacher - baseline, self._student - baseline
-        # Less than an example is a rounding of the baseline.
-        least = 1e-5 * self._weight
+        # A gap is as much as an example; less is the baseline's rounding.
+        least = 1e-6 * self._weight
         return ops.where(gap > least, closed / gap, math.nan)
 
     def get_config(self) -> dict[str, Any]:

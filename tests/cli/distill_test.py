@@ -17,9 +17,7 @@ from keras_distill.export import processes
 
 COMMAND = [sys.executable, "-m", "keras_distill.cli"]
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join(processes.search_path()),
-    # To compile takes most of the time; what is compiled runs once or twice.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "PYTHONPATH": os.pathsep.join(processes.search_path())
 }
 
 

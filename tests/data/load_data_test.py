@@ -1,5 +1,7 @@
 """Data from files, folders and public data sets."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -167,15 +169,17 @@ def test_parquet_of_numbers(tmp_path):
 
 
 def test_parquet_of_other_writers(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="writes the file")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="writes the file")
+    pyarrow = pytest.importorskip("pyarrow", reason="It writes the file.")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="It writes, too.")
     rows = pyarrow.array([[1, 2], [3, 4]], pyarrow.large_list(pyarrow.int64()))
     parquet.write_table(pyarrow.table({"x": rows}), tmp_path / "large.parquet")
     large = kd.load_data(tmp_path / "large.parquet")
     assert large.inputs.tolist() == [[1, 2], [3, 4]]
-    pandas = pytest.importorskip("pandas", reason="writes the file")
-    frame = pandas.DataFrame({"a": [1, 2], "b": [3, 4]}, index=[7, 5])
-    frame.to_parquet(tmp_path / "frame.parquet")
+    # As pandas writes a table whose rows have numbers of their own.
+    columns = {"a": [1, 2], "b": [3, 4], "__index_level_0__": [7, 5]}
+    facts = json.dumps({"index_columns": ["__index_level_0__"]})
+    table = pyarrow.table(columns).replace_schema_metadata({"pandas": facts})
+    parquet.write_table(table, tmp_path / "frame.parquet")
     found = kd.load_data(tmp_path / "frame.parquet")
     assert found.inputs.tolist() == [[1, 3], [2, 4]]
 

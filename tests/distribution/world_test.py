@@ -1,5 +1,6 @@
 """What a launcher said, and how batches are shared."""
 
+import sys
 import types
 
 import keras
@@ -9,7 +10,13 @@ from distribution.scenarios import data, distiller
 from support import only_on
 
 import keras_distill as kd
+from keras_distill.distribution.callbacks import AsOne
+from keras_distill.distribution.model import _share_arrays
 from keras_distill.distribution.shares import Share, real_rows
+from keras_distill.distribution.world import (
+    _agree_on_seed,
+    _place_on_this_machine,
+)
 
 
 def loaded(share, count, size):
@@ -105,6 +112,13 @@ def test_epochs_that_a_backup_has_are_skipped(tmp_path):
     assert 1 not in seen  # Keras looks at a batch before, for its shapes
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_parts_of_shuffled_epochs_are_refused(steps):
+    batches = kd.distribution.batches(data(16), 8, shuffle=True)
+    with pytest.raises(ValueError, match=f"={steps} for 2 batches"):
+        distiller().fit(batches, steps_per_epoch=steps, verbose=0)
+
+
 def test_one_process_is_the_first():
     assert kd.distribution.initialize() == (0, 1)
     assert kd.distribution.world().is_first
@@ -174,9 +188,78 @@ def test_predictions_of_several_processes_are_refused(several):
         several.predict(data(4)[0], verbose=0)
 
 
-def test_tables_are_refused_by_several_processes(several):
-    pandas = pytest.importorskip("pandas", reason="makes the table")
-    x, y = data(4)
-    table = pandas.DataFrame(x.reshape(4, -1))
+def test_tables_are_refused_by_several_processes(several, monkeypatch):
+    class DataFrame:
+        """Of pandas, which needn't be there."""
+
+    pandas = types.SimpleNamespace(DataFrame=DataFrame)
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
     with pytest.raises(TypeError, match=r"Pass x\.to_numpy\(\)"):
-        several.fit(table, y, verbose=0)
+        several.fit(DataFrame(), data(4)[1], verbose=0)
+
+
+@only_on("torch")
+def test_all_ask_whether_to_stop_if_one_may(several):
+    class Engine:
+        """Of a process whose neighbour has a callback that may stop."""
+
+        def start(self, model, steps, epoch):
+            pass
+
+        def any(self, flag):
+            asked.append(flag)
+            return True
+
+    asked = []
+    as_one = AsOne(Engine(), [])
+    as_one.set_model(several)
+    as_one.set_params({"steps": 2})
+    as_one.on_epoch_begin(0)
+    assert asked == [False]
+    as_one.on_train_batch_end(0)
+    assert len(asked) == 2
+    assert several.stop_training
+
+
+@only_on("torch")
+@pytest.mark.parametrize("hook", ["begin", "end"])
+def test_callbacks_that_may_stop_within_an_epoch_are_known(hook):
+    engine, name = types.SimpleNamespace(), f"on_train_batch_{hook}"
+    kind = type("Mine", (keras.callbacks.Callback,), {name: lambda *_: None})
+    simple = keras.callbacks.LambdaCallback(**{name: lambda *_: None})
+    for callback in (kind(), simple):
+        assert AsOne(engine, [callback]).within_epochs
+    plain = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: None)
+    assert not AsOne(engine, [plain, keras.callbacks.History()]).within_epochs
+
+
+@only_on("torch")
+def test_which_gpu_is_a_processs(monkeypatch):
+    gpus = types.SimpleNamespace(device_count=lambda: 4)
+    torch = types.SimpleNamespace(cuda=gpus)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="neither LOCAL_RANK nor"):
+        _place_on_this_machine(torch)
+    for name, place in (("SLURM_LOCALID", 2), ("LOCAL_RANK", 1)):
+        monkeypatch.setenv(name, str(place))
+        assert _place_on_this_machine(torch) == place
+
+
+@only_on("jax")
+def test_a_seed_that_was_set_decides():
+    drawn = []
+    for seed in (3, 3, 4):
+        keras.utils.set_random_seed(seed)
+        _agree_on_seed()
+        drawn.append(np.random.randint(2**31))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@only_on("torch")
+def test_arrays_begin_with_the_order_of_the_first_epoch():
+    x, y = data(8)
+    given = {"x": x, "y": y, "sample_weight": None}
+    _share_arrays(given, 8, shuffle=True, epoch=3)
+    order = kd.distribution.batches((x, y), 8, shuffle=True, epoch=3)
+    np.testing.assert_array_equal(given["x"][0][0], order[0][0])
