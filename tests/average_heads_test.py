@@ -45,6 +45,7 @@ def predict(model, x):
     return keras.tree.map_structure(ops.convert_to_numpy, model(x))
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("by_output", [True, False])
 def test_each_head_learns_from_its_teacher_alone(by_output):
     x, y = images(12)

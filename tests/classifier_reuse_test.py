@@ -43,6 +43,7 @@ def distiller(theirs, ours, layer):
     return made
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("layer", ["map", "vector"])
 def test_only_backbone_and_projector_learn(layer):
     theirs, small = teacher(), network(4)

@@ -1,5 +1,6 @@
 """What every test needs: the backend, and the same start each time."""
 
+import gc
 import os
 import pathlib
 
@@ -21,14 +22,39 @@ os.environ |= {
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+BACKEND = keras.backend.backend()
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    # Keras' layers don't draw with this seed, and to set it makes TensorFlow
+    # forget its kernels.
+    tf.random.set_seed(0)
+    tf.random.set_seed = lambda seed: None
+
+
+def pytest_collection_finish():
+    """What was imported stays: to look through it each time takes long."""
+    gc.collect()
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
 def _same_start():
     keras.utils.set_random_seed(0)
     yield
-    keras.utils.clear_session(free_memory=False)
+    # It, too, makes TensorFlow forget its kernels.
+    if BACKEND != "tensorflow":
+        keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True)
+def _not_traced(request):
+    """To trace a step takes TensorFlow longer than all else in most tests."""
+    if BACKEND == "tensorflow":
+        traced = request.node.get_closest_marker("traced")
+        tf.config.run_functions_eagerly(not traced)
 
 
 @pytest.fixture
 def backend():
-    return keras.backend.backend()
+    return BACKEND

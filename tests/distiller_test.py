@@ -64,6 +64,7 @@ def test_sample_weights_weigh_the_teachers_word_too():
     assert_same_values(values(student.weights), before)
 
 
+@pytest.mark.traced
 def test_a_ragged_last_batch_is_weighted_by_its_size():
     x, y = images(33)
     guide, student = teacher(), mlp()
@@ -74,6 +75,7 @@ def test_a_ragged_last_batch_is_weighted_by_its_size():
     assert history["soft_targets_loss"][0] == pytest.approx(soft, rel=1e-5)
 
 
+@pytest.mark.traced
 def test_it_learns_without_labels():
     x, _ = images(60)
     guide, student = teacher(), mlp(32)
@@ -163,6 +165,7 @@ class Stop(keras.callbacks.Callback):
             raise self.error
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     ("when", "error"),
     [
@@ -248,6 +251,7 @@ class Counter(layers.Layer):
         return inputs
 
 
+@pytest.mark.traced
 def test_one_pass_each_a_step_and_the_teacher_never_trains():
     def counted(width):
         counter = Counter()
@@ -304,6 +308,7 @@ def test_evaluate_without_labels_says_what_to_do():
         distiller.evaluate(images()[0], verbose=0)
 
 
+@pytest.mark.traced
 def test_weights_and_temperature_follow_a_callback_without_recompiling():
     x, _ = images()
     guide, student = teacher(), mlp()

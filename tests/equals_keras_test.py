@@ -93,6 +93,7 @@ FIT_OPTIONS = {
 }
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("option", FIT_OPTIONS)
 def test_fit_options(option):
     assert_equals_keras(mlp, *images(), **FIT_OPTIONS[option])
@@ -130,6 +131,7 @@ def test_compile_options(option):
     )
 
 
+@pytest.mark.traced
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 def test_jit_compile(backend, monkeypatch):
@@ -155,6 +157,7 @@ def test_jit_compile(backend, monkeypatch):
     )
 
 
+@pytest.mark.traced
 def test_steps_per_execution(backend):
     def compiled():
         return {
@@ -356,6 +359,7 @@ def test_native_tensors():
     assert_equals_keras(mlp, lambda: tensors(*images()))
 
 
+@pytest.mark.traced
 def test_tf_data():
     tf = pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16)

@@ -65,6 +65,7 @@ def assert_logged(logs, wanted):
         assert logs[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.traced
 def test_fit_and_validation_log_them():
     asked, student = guide(), mlp()
     (x, _), (x_val, _) = images(24), images(12, seed=1)
@@ -264,6 +265,7 @@ def test_padding_counts_for_nothing():
     assert logs["agreement"][0] == pytest.approx(agreement(t, s))
 
 
+@pytest.mark.traced
 @only_on("tensorflow")
 def test_steps_in_one_execution():
     x, y = images(48)

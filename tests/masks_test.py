@@ -49,6 +49,7 @@ def test_mask_of():
     assert mask_of([[1.0, 2.0]]) is None
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     "make",
     [

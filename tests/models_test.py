@@ -82,6 +82,7 @@ def built(model):
     return model
 
 
+@pytest.mark.traced
 def test_subclassed_models():
     guide, student = built(Subclassed(4)), built(Subclassed(4))
     x, y = images()
@@ -292,6 +293,7 @@ def test_inputs_that_cannot_be_right_are_refused():
         distiller.fit(*images(), verbose=0)
 
 
+@pytest.mark.traced
 def test_a_batch_may_bring_the_teachers_outputs():
     x, y = images()
     guide = teacher()

@@ -129,6 +129,7 @@ def test_a_loss_may_ask_which_examples_it_sees():
     np.testing.assert_array_equal(values([loss.seen])[0], expected)
 
 
+@pytest.mark.traced
 def test_ids_come_with_a_teacher_that_runs():
     x, y = images(8)
     student = mlp()

@@ -299,6 +299,7 @@ def test_training_brings_back_what_four_bits_lose():
 LOSS = 1.17381
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("mode", ["jit_compile", "run_eagerly"])
 def test_a_step_is_the_same_on_each_backend(mode, backend):
     if (mode, backend) in {("jit_compile", "torch"), ("run_eagerly", "jax")}:

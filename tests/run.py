@@ -26,7 +26,9 @@ CHECKS = {
     "types": [sys.executable, "-m", "mypy"],
     "tensorflow": PYTEST,
     "jax": PYTEST,
-    "torch": PYTEST,
+    "torch": [*PYTEST, "-m", "not alone"],
+    # Clusters of several programs each: beside other tests, they wait too long.
+    "alone": [sys.executable, "-m", "pytest", "-q", "-m", "alone"],
     # Keras' NumPy backend computes in float64, and in plain sight: formulas.
     "numpy": [
         *PYTEST,
@@ -34,12 +36,16 @@ CHECKS = {
         "--ignore=tests/losses/contract_test.py",
     ],
 }
-# XLA's older way to generate code compiles what is small in less time.
-LESS_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
+# XLA's older way to generate code compiles what is small in less time, and in
+# one piece.
+LESS_TO_COMPILE = (
+    "--xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
 
 
 def xla_flags():
-    """That flag where XLA knows it: with one that it doesn't, it aborts."""
+    """These flags where XLA knows them: with one that it doesn't, it aborts."""
     environment = {**os.environ, "XLA_FLAGS": LESS_TO_COMPILE}
     probe = [sys.executable, "-c", "import jax; jax.devices()"]
     found = subprocess.run(
@@ -60,11 +66,13 @@ def main():
         print(f"== {name}", flush=True)
         environment = {
             **os.environ,
-            "KERAS_BACKEND": name,
+            "KERAS_BACKEND": "torch" if name == "alone" else name,
             "CUDA_VISIBLE_DEVICES": "-1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
             # On models this small, threads of PyTorch wait for each other.
             "OMP_NUM_THREADS": "1",
+            # Each process would compile all modules, and pytest all tests.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
         if name == "jax":
             environment.setdefault("XLA_FLAGS", xla_flags())

@@ -11,7 +11,7 @@ from support import only_on
 import keras_distill as kd
 
 ray = pytest.importorskip("ray", reason="ray is one of the test extra")
-pytestmark = only_on("torch")
+pytestmark = [only_on("torch"), pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

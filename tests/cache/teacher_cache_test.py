@@ -78,6 +78,7 @@ def test_the_teacher_stays_as_it_was(tmp_path, data):
     assert before[1:] == (teacher.trainable, teacher.compiled)
 
 
+@pytest.mark.traced
 def test_training_from_it_is_training_with_the_teacher(written, teacher, data):
     """The same weights, live and from the cache."""
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support import only_on
 
-pytestmark = only_on("torch")
+pytestmark = [only_on("torch"), pytest.mark.alone]
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "distributed"
 SETTINGS = os.environ | {
     "KERAS_BACKEND": "torch",
@@ -17,7 +17,7 @@ SETTINGS = os.environ | {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "-1",
     "RAY_TRAIN_V2_ENABLED": "1",
-    # Where other tests run beside it, its workers take long to start.
+    # On a slow machine, its workers take long to start.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
 }
 
@@ -29,7 +29,7 @@ def run(*command):
         env=SETTINGS,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

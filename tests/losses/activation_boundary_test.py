@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import cnn, evaluate, images, teacher
+from support import (
+    cnn,
+    evaluate,
+    follows_from_the_formula,
+    images,
+    teacher,
+)
 
 import keras_distill as kd
 from keras_distill.losses import ActivationBoundary
@@ -74,6 +80,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.01, 100.0))
 def test_only_the_teachers_signs_matter(seed, scale):

@@ -4,7 +4,10 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import ChannelWise
 
@@ -77,6 +80,7 @@ def test_compares_tokens_and_volumes(shape):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(st.integers(0, 1000))
 def test_neither_shift_nor_order_of_the_channels_matters(seed):

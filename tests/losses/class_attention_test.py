@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import ClassAttention
 
@@ -81,6 +84,7 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
+@follows_from_the_formula
 @given(factor=st.floats(0.1, 100.0), seed=st.integers(0, 99))
 @settings(max_examples=10, deadline=None)
 def test_only_the_shape_of_a_map_counts(factor, seed):

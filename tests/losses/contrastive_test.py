@@ -188,6 +188,7 @@ def network(width):
     )
 
 
+@pytest.mark.traced
 @pytest.mark.usefixtures("differentiable")
 def test_banks_follow_the_examples_of_fit_and_are_saved(tmp_path):
     loss = ContrastiveRepresentation(

@@ -7,7 +7,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import CorrelationCongruence, KernelCongruence
 
@@ -125,6 +128,7 @@ def test_one_example_has_no_next():
     assert evaluate(loss, random(1, 3), random(1, 3, seed=1)) == 0
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(st.integers(0, 1000), st.floats(0.25, 4))
 def test_neither_rotation_nor_scale_matter_to_the_kernel(seed, scale):

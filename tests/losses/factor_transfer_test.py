@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import cnn, crossentropy, evaluate, images, teacher, values
+from support import (
+    cnn,
+    crossentropy,
+    evaluate,
+    follows_from_the_formula,
+    images,
+    teacher,
+    values,
+)
 
 import keras_distill as kd
 from keras_distill.losses import FactorTransfer, paraphraser
@@ -89,6 +97,7 @@ def test_gradient_of_silent_factors_is_finite(gradient):
     assert np.all(np.isfinite(slope))
 
 
+@follows_from_the_formula
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.1, 10.0))
 def test_scale_does_not_matter(seed, scale):

@@ -5,7 +5,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import LogitCorrelation
 
@@ -86,6 +89,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, st.floats(0.125, 1), st.floats(0, 0.5))
 def test_a_linear_change_of_probabilities_means_nothing(teacher, scale, shift):
@@ -98,6 +102,7 @@ def test_a_linear_change_of_probabilities_means_nothing(teacher, scale, shift):
     assert value == pytest.approx(0, abs=1e-3)
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits)
 def test_is_from_zero_to_four(teacher, student):

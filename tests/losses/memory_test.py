@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -43,6 +42,9 @@ def gigabytes(line):
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split(line)[1].split()[0]) / 2**20
 
+if os.environ["KERAS_BACKEND"] == "jax":
+    # XLA would stay below with all angles at once, too: it shows nothing.
+    del CASES["angles"]
 for loss, _, width in CASES.values():
     loss.build((None, width), (None, width))
     step(loss, 8, width)
@@ -57,10 +59,6 @@ print(json.dumps(peaks))
 """
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax",
-    reason="XLA stays below with all angles at once, too.",
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="Others count otherwise.")
 @pytest.mark.usefixtures("differentiable")
 def test_runs_in_less_than_a_gigabyte():
@@ -77,8 +75,6 @@ def test_runs_in_less_than_a_gigabyte():
     )
     assert result.returncode == 0, result.stderr
     peaks = json.loads(result.stdout.splitlines()[-1])
-    assert set(peaks) == {"angles", "bank", "in-batch"}
     assert max(peaks.values()) > 0
-    print(peaks)
     for name, peak in peaks.items():
         assert peak < 1.0, f"{name}: {peak} GB"

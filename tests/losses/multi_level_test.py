@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import MultiLevelLogits
 from keras_distill.losses.multi_level import (
@@ -93,6 +96,7 @@ def test_places_of_a_sequence_are_examples():
     )
 
 
+@follows_from_the_formula
 def test_a_constant_in_a_row_means_nothing(golden):
     teacher, student = golden
     shift = np.arange(6.0)[:, None]

@@ -5,7 +5,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import NeuronSelectivity
 
@@ -105,6 +108,7 @@ def test_gradient_is_finite_where_a_layer_is_silent(gradient, zeros):
     assert np.all(np.isfinite(slope))
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(st.integers(0, 1000))
 def test_neither_channels_scales_nor_any_order_matter(seed):

@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support import CLASSES, cnn, images
+from support import (
+    CLASSES,
+    cnn,
+    follows_from_the_formula,
+    images,
+)
 from support import evaluate_with_labels as evaluate
 from support import teacher as make_teacher
 from support import values as copies
@@ -77,6 +82,7 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
+@follows_from_the_formula
 def test_takes_one_hot_labels_and_sequences(inputs):
     loss = OneForAll(reduction=None)
     values = evaluate(loss, *inputs)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from support import cnn, evaluate, images, teacher, values
+from support import (
+    cnn,
+    evaluate,
+    follows_from_the_formula,
+    images,
+    teacher,
+    values,
+)
 
 import keras_distill as kd
 from keras_distill.losses import FeatureOverhaul, relu_margin
@@ -111,6 +118,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.0, 10.0))
 def test_how_silent_the_student_is_does_not_matter(seed, further):

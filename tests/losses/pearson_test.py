@@ -5,7 +5,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import PearsonCorrelation
 
@@ -92,6 +95,7 @@ def test_compares_vectors_and_tokens(shape):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(st.integers(0, 1000))
 def test_neither_scale_nor_shift_of_a_channel_matters(seed):

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from support import CLASSES, evaluate, images, values
+from support import (
+    CLASSES,
+    evaluate,
+    follows_from_the_formula,
+    images,
+    values,
+)
 
 import keras_distill as kd
 from keras_distill.losses import KnowledgeReview
@@ -83,6 +89,7 @@ def formula(loss, teachers, students):
     return total
 
 
+@follows_from_the_formula
 @pytest.mark.usefixtures("float64")
 def test_context_is_that_of_the_authors(golden_inputs):
     golden = 0.0
@@ -97,6 +104,7 @@ def test_context_is_that_of_the_authors(golden_inputs):
     np.testing.assert_allclose(golden, 2.4879800135266827, rtol=1e-6)
 
 
+@follows_from_the_formula
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4), (5, 3), (7, 9)])
 def test_context_is_the_formula(size):
     teacher, student = random(2, *size, 3), random(2, *size, 3, seed=1)
@@ -111,6 +119,7 @@ def test_context_is_the_formula(size):
     )
 
 
+@follows_from_the_formula
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
 def test_resizes_to_the_nearest(before, height, width):
@@ -152,6 +161,7 @@ def test_values_and_gradients_are_the_formulas(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 def test_a_vector_is_a_map_of_one_place():
     keras.utils.set_random_seed(0)
     loss = KnowledgeReview(NAMES[:2], NAMES[:2], 3, reduction=None)

@@ -104,7 +104,6 @@ def formula(loss, teachers, students):
     return total / len(students)
 
 
-@follows_from_the_formula
 @pytest.mark.usefixtures("float64")
 def test_values_and_gradient_are_the_formulas(gradient, numeric_gradient):
     loss = built(dtype="float64")
@@ -125,6 +124,7 @@ def test_values_and_gradient_are_the_formulas(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 def test_weights_sum_to_one_for_each_example_and_layer():
     loss = built()
     teachers, students = sides()
@@ -141,6 +141,7 @@ def test_weights_sum_to_one_for_each_example_and_layer():
     assert np.any(weights[0] != weights[1])
 
 
+@follows_from_the_formula
 def test_takes_batches_of_any_size():
     loss = built()
     for count in (2, 3):
@@ -158,6 +159,7 @@ def test_one_layer_of_the_teacher_has_all_the_weight():
     assert evaluate(loss, teachers[:1], students).shape == (3,)
 
 
+@follows_from_the_formula
 @pytest.mark.usefixtures("differentiable")
 def test_one_layer_may_be_named_next_to_several():
     loss = SemanticCalibration("pool", ["conv", "pool"])

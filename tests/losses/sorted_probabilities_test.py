@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 from keras import layers
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 import keras_distill as kd
 from keras_distill.losses import SortedProbabilities
@@ -71,6 +74,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.permutations(range(5)))
 def test_which_class_is_which_means_nothing(teacher, student, order):
@@ -82,6 +86,7 @@ def test_which_class_is_which_means_nothing(teacher, student, order):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits)
 def test_is_at_most_the_distance_in_any_other_order(teacher, student):

@@ -5,7 +5,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
-from support import evaluate
+from support import (
+    evaluate,
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import TotalVariation
 
@@ -67,6 +70,7 @@ def test_gradient_is_that_of_the_formula(gradient, numeric_gradient):
     )
 
 
+@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits)
 def test_is_symmetric_and_at_most_one(teacher, student):

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 from keras import ops
-from support import evaluate_with_labels as evaluate
+from support import (
+    evaluate_with_labels as evaluate,
+)
+from support import (
+    follows_from_the_formula,
+)
 
 from keras_distill.losses import WeightedSoftTargets
 
@@ -84,6 +89,7 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
+@follows_from_the_formula
 def test_takes_one_hot_labels_and_sequences(inputs):
     loss = WeightedSoftTargets(reduction=None)
     values = evaluate(loss, *inputs)
