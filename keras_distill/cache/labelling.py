@@ -49,6 +49,15 @@ _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 2**14
 
 
+def require_rank(rank: int, world: int) -> None:
+    """Raise where a process's number isn't one of those of all processes."""
+    if not 0 <= rank < world:
+        raise ValueError(
+            "Ranks count from 0 to one less than the number of processes. "
+            f"Received: rank={rank}, world={world}."
+        )
+
+
 class Labelling:
     """The work of filling a cache, of which any process can do any part.
 
@@ -218,11 +227,7 @@ class Labelling:
             StaleCacheError: If a stream's examples come in another order than
                 when shards were written before.
         """
-        if not 0 <= rank < world:
-            raise ValueError(
-                "Ranks count from 0 to one less than the number of processes. "
-                f"Received: rank={rank}, world={world}."
-            )
+        require_rank(rank, world)
         self._run(lambda shard: shard % world == rank, verbose)
 
     def label_shard(self, shard: int) -> None:

@@ -82,10 +82,19 @@ def _share(given: str | None) -> float | None:
 
 
 def require_fitting(
-    teacher: keras.Model, student: keras.Model, data: Data
+    parsed: argparse.Namespace,
+    teacher: keras.Model,
+    student: keras.Model,
+    data: Data,
 ) -> None:
     """Raise where the data aren't the models'."""
     same = classes_of(teacher) == classes_of(student)
+    if parsed.report is not None and not same:
+        raise UsageError(
+            "A report compares what teacher and student say of the same "
+            f"classes. Received: --report, and {classes_of(teacher)} and "
+            f"{classes_of(student)} classes. Leave it out."
+        )
     for examples in (data.train, data.test):
         require_inputs(student, "student", examples)
         require_labels(student, "student", examples)

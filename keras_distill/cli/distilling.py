@@ -24,12 +24,16 @@ from keras_distill.cli.distill_data import (
     require_fitting,
     require_what_needs_labels,
 )
-from keras_distill.cli.files import classes_of, load_model, save_model
+from keras_distill.cli.files import (
+    arrays_for,
+    classes_of,
+    load_model,
+    save_model,
+)
 from keras_distill.cli.scores import Score, chance, score
 from keras_distill.cli.training import (
     chosen_losses,
     make_distiller,
-    selected,
     train_alone,
     train_distilled,
 )
@@ -76,7 +80,7 @@ def _run(parsed: argparse.Namespace) -> int:
     keras.utils.set_random_seed(parsed.seed)
     student = _student(parsed, teacher)
     data = load(parsed, teacher)
-    require_fitting(teacher, student, data)
+    require_fitting(parsed, teacher, student, data)
     # Raises what doesn't fit, before the teacher speaks for long.
     distiller = make_distiller(parsed, teacher, student)
     losses = list(distiller.distillation_losses.values())
@@ -179,8 +183,8 @@ def _exported(
     # Files may have one class after the other.
     some = np.random.default_rng(parsed.seed).permutation(len(data.train))
     some = np.sort(some[:_CALIBRATION])
-    calibration, _ = selected(student, data.train.take(some)).arrays()
-    x, y = selected(student, data.test).arrays()
+    calibration = arrays_for(student, data.train.take(some))
+    x, y = arrays_for(student, data.test), data.test.labels
     with progress():
         artifact = export_litert(
             student,

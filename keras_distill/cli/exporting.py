@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-import keras
-import numpy as np
-
 from keras_distill.cli.arguments import Commands, add_command
 from keras_distill.cli.console import progress
-from keras_distill.cli.files import load_model, read_data, require_writable
+from keras_distill.cli.files import (
+    arrays_for,
+    load_model,
+    read_data,
+    require_writable,
+)
 from keras_distill.cli.inspecting import show
 from keras_distill.export import export_litert
 from keras_distill.export.schemes import SCHEMES
-from keras_distill.features import select_inputs
 
 
 def add(commands: Commands) -> None:
@@ -64,9 +65,7 @@ def _run(parsed: argparse.Namespace) -> int:
         read = read_data(
             parsed, parsed.calibration, parsed.split, student, "student"
         )
-        examples = keras.tree.map_structure(
-            np.asarray, select_inputs(student, read.inputs)
-        )
+        examples = arrays_for(student, read)
     with progress():
         export_litert(
             student,

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 import tempfile
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -19,6 +20,9 @@ from keras_distill.features import (
     symbolic_inputs,
     symbolic_output,
 )
+from keras_distill.heads import final_activation
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 # How many examples are looked at at a time.
 _ROWS = 1024
@@ -210,6 +214,26 @@ def _fits(wanted: tuple[int | None, ...], given: tuple[int, ...]) -> bool:
     )
 
 
+def arrays_for(model: keras.Model, examples: Examples) -> Any:
+    """The inputs in memory, in a model's own structure and shapes."""
+    arrays, _ = examples.arrays()
+    arrays = select_inputs(model, arrays)
+    wanted = symbolic_inputs(model)
+    if wanted is None:
+        return arrays
+
+    def shaped(spec: Any, array: Array) -> Array:
+        # A last axis of one is one that Keras adds or takes away itself.
+        if array.ndim < len(spec.shape):
+            return array[..., None]
+        return array[..., 0] if array.ndim > len(spec.shape) else array
+
+    flat = zip(
+        keras.tree.flatten(wanted), keras.tree.flatten(arrays), strict=True
+    )
+    return keras.tree.pack_sequence_as(arrays, [shaped(*one) for one in flat])
+
+
 def classes_of(model: keras.Model) -> int | None:
     """How many classes a classifier with one output tells apart, else None."""
     output = symbolic_output(model)
@@ -252,4 +276,20 @@ def require_labels(model: keras.Model, who: str, examples: Examples) -> None:
         raise ValueError(
             f"{knows}. Received: labels of {labels.shape[-1]} columns from "
             f"'{examples.source}'."
+        )
+    else:
+        _require_one_class(model, who, labels, examples.source)
+
+
+def _require_one_class(
+    model: keras.Model, who: str, labels: Array, source: str
+) -> None:
+    """Raise where a model of one class for each example gets several."""
+    sums = labels[(labels >= 0).all(-1)].sum(-1)
+    if final_activation(model) != "sigmoid" and not np.allclose(sums, 1):
+        raise ValueError(
+            f"The {who} '{model.name}' ends in no sigmoid, and is taken for "
+            "one that tells a single class. Received: labels whose rows sum "
+            f"to {sums.min():g} to {sums.max():g} from '{source}'. Let the "
+            "model end in a sigmoid, or pass one class for each example."
         )

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from keras_distill.cache import Labelling
+from keras_distill.cache.labelling import require_rank
 from keras_distill.cli.arguments import Commands, add_command, number, positive
 from keras_distill.cli.console import print_json, progress
 from keras_distill.data import load_data
@@ -42,6 +43,16 @@ def add(commands: Commands) -> None:
     command.add_argument("--rank", type=int, default=0)
     command.add_argument("--world", type=int, default=1)
     command.add_argument("--split", help="part of data that have parts")
+    command.add_argument(
+        "--labels", metavar="NAME", help="the array or column to leave out"
+    )
+    command.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="resize images of files to it",
+    )
     command.add_argument("--scale", type=number, metavar="FACTOR")
     command.add_argument("--data-dir", type=pathlib.Path, metavar="FOLDER")
 
@@ -49,9 +60,12 @@ def add(commands: Commands) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     if not parsed.cache:
         raise ValueError("A cache has a folder. Received: an empty name.")
+    require_rank(parsed.rank, parsed.world)
     examples = load_data(
         parsed.data,
         parsed.split,
+        label=parsed.labels,
+        size=None if parsed.size is None else tuple(parsed.size),
         scale=parsed.scale,
         data_dir=parsed.data_dir,
     )

@@ -11,9 +11,13 @@ from typing import Any
 
 from keras_distill.cli.arguments import Commands, add_command, number, positive
 from keras_distill.cli.console import print_json, progress
-from keras_distill.cli.files import load_model, read_data, require_labels
+from keras_distill.cli.files import (
+    arrays_for,
+    load_model,
+    read_data,
+    require_labels,
+)
 from keras_distill.export import Budget, LiteRTCheck, verify_litert
-from keras_distill.features import select_inputs
 
 _FELL_SHORT = 1
 
@@ -85,8 +89,7 @@ def _run(parsed: argparse.Namespace) -> int:
             "Without labels there is no accuracy to lose. Received: "
             f"--max-drop, and '{data.source}' without labels."
         )
-    x, y = data.arrays()
-    x = select_inputs(student, x)
+    x, y = arrays_for(student, data), data.labels
     with progress():
         check = verify_litert(
             parsed.file,

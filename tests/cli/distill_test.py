@@ -189,8 +189,9 @@ def test_the_same_seed_gives_the_same_student(files, tmp_path):
 def test_a_shrunk_student_with_report_and_file(files, tmp_path, capsys):
     written = [tmp_path / name for name in ("o.keras", "o.html", "o.tflite")]
     output, report, file = map(str, written)
+    data = f"{files}/flat.npz"  # without the axis of one channel
     given = [
-        *("distill", f"{files}/teacher.keras", f"{files}/data.npz"),
+        *("distill", f"{files}/teacher.keras", data),
         *("-o", output, "--report", report, "--export", file),
         *("--width", "0.5", "--quantization", "int8", "--validation", "0.2"),
         *("--epochs", "2", "--alone", "--method", "SoftTargets"),
@@ -207,7 +208,7 @@ def test_a_shrunk_student_with_report_and_file(files, tmp_path, capsys):
     # Nothing of that is replaced without a word.
     assert main(given) == 2
     assert "Pass --force" in capsys.readouterr().err
-    verify = ["verify", file, output, f"{files}/data.npz"]
+    verify = ["verify", file, output, data]
     assert main([*verify, "--max-drop", "1", "--max-size", "64KB"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main([*verify, "--min-snr", "200", "--json"]) == 1

@@ -56,6 +56,31 @@ def test_arrays_by_name(files):
 
 
 @only_on("torch")
+def test_images_of_any_size(files):
+    folder, *_ = files
+    image = pytest.importorskip("PIL.Image", reason="It writes the images.")
+    for i in range(3):
+        (folder / f"images/{i}").mkdir(parents=True)
+        picture = image.fromarray(np.full((9 + i, 9), 90 * i, "uint8"))
+        picture.save(folder / f"images/{i}/a.png")
+    arguments = command(folder, "--size", "8", "8")
+    arguments[2] = f"{folder}/images"
+    assert main(arguments) == 0
+    cache = kd.TeacherCache.open(folder / "cache")
+    assert len(cache.read(np.arange(3)).teacher_output) == 3
+
+
+@only_on("torch")
+def test_labels_are_left_out_by_their_name(files):
+    folder, _, x = files
+    np.savez(folder / "x.npz", images=x, classes=np.zeros(len(x)))
+    arguments = command(folder, "--labels", "classes")
+    arguments[2] = f"{folder}/x.npz"
+    assert main(arguments) == 0
+    kd.TeacherCache.open(folder / "cache").verify(x)
+
+
+@only_on("torch")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -64,6 +64,11 @@ MISTAKES = {
     ),
     "holes": ([3, "holes.npz"], "NaN or infinity in example 7 of 'holes.npz'"),
     "classes of the student": ([2, "five.keras"], "3 and 5 classes"),
+    "report of other classes": (
+        [2, "five.keras", "--report", "out/r.html", "--validation", "0.2"],
+        "--report, and 3 and 5 classes",
+    ),
+    "several classes": ([3, "several.npz"], "rows sum to 3 to 3"),
     "no labels": ([3, "x.npy", "--alone"], "--alone needs labels"),
     "no labels for the method": (
         [3, "x.npy", "--method", "DecoupledSoftTargets"],
@@ -177,6 +182,7 @@ def test_a_disk_that_refuses(files, capsys):
             "2 classes apart. Received: labels of 3 columns",
         ),
         (["label", "teacher.keras", "x.npy", ""], "an empty name"),
+        (["label", "teacher.keras", "x.npy", "c", "--rank", "1"], "rank=1"),
         (["completion", "cmd"], "invalid choice: 'cmd'"),
     ],
 )
