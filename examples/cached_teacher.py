@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import pathlib
 import tempfile
@@ -207,33 +206,9 @@ def built_in(teacher: Any) -> Any:
 
 def shuffled(x: Any, y: Any, batch: int = BATCH, seed: int = 0) -> Any:
     """A data set in the order that `cache.batches` of that seed has."""
-    import keras
+    import keras_distill as kd
 
-    class Shuffled(keras.utils.PyDataset):
-        """Arrays, in a new order in each epoch."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.epoch = 0
-            self.order = np.arange(len(x))
-            self.shuffle()
-
-        def __len__(self) -> int:
-            return math.ceil(len(x) / batch)
-
-        def __getitem__(self, index: int) -> Any:
-            ids = self.order[index * batch : (index + 1) * batch]
-            return x[ids], y[ids]
-
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-            self.shuffle()
-
-        def shuffle(self) -> None:
-            random = np.random.default_rng([seed, self.epoch])
-            self.order = random.permutation(np.arange(len(x)))
-
-    return Shuffled()
+    return kd.distribution.batches((x, y), batch, shuffle=True, seed=seed)
 
 
 def fitted(model: Any, batches: Any) -> Callable[[], Any]:
@@ -376,8 +351,7 @@ def compare_accuracy(args: argparse.Namespace) -> dict[str, Any]:
                 )
                 made = kd.Distiller(cache.teacher, student)
                 data = cache.batches(32, shuffle=True, seed=seed)
-            # Keras would shuffle the batches of a data set once more.
-            made.fit(data, epochs=20, shuffle=False, verbose=0)
+            made.fit(data, epochs=20, verbose=0)
             found.setdefault(way, []).append(score(student, x, y, test))
     for way, scores in found.items():
         print(f"  {way:8} {figures.spread(scores)} %")

@@ -3,9 +3,12 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 from support import only_on
 
@@ -37,28 +40,43 @@ def run(*command):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    where = str(tmp_path_factory.mktemp("run"))
-    run("train.py", "teacher", "--folder", where)
+def teachers(tmp_path_factory):
+    """A folder with a teacher in it."""
+    where = tmp_path_factory.mktemp("run")
+    run(*f"train.py teacher --folder {where}".split())
     return where
 
 
-def test_two_processes_of_torchrun(folder):
+@pytest.fixture(scope="module")
+def by_torchrun(teachers):
+    """The same folder, with a student besides; and what was printed."""
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2"
-    student = f"train.py student --epochs 3 --folder {folder}"
-    printed = run(*torchrun.split(), *student.split())
+    student = f"train.py student --epochs 3 --folder {teachers}"
+    return teachers, run(*torchrun.split(), *student.split())
+
+
+def weights(folder):
+    path = folder / "student.keras"
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def test_two_processes_of_torchrun(by_torchrun):
+    _, printed = by_torchrun
     assert {"process 0 of 2", "process 1 of 2"} <= set(printed.splitlines())
     # Said once, and learned something.
     (accuracy,) = re.findall(r"^accuracy (\S+)", printed, re.M)
     assert float(accuracy) > 0.3
 
 
-def test_two_workers_of_ray(folder):
+def test_two_workers_of_ray_do_the_same(by_torchrun, tmp_path):
     pytest.importorskip(
         "ray.train", reason="needs ray[train]", exc_type=ImportError
     )
-    run(*f"train_on_ray.py --epochs 2 --folder {folder}".split())
-    assert (pathlib.Path(folder) / "student.keras").exists()
+    folder, _ = by_torchrun
+    shutil.copy(folder / "teacher.keras", tmp_path)
+    run(*f"train_on_ray.py --epochs 3 --folder {tmp_path}".split())
+    for one, other in zip(weights(tmp_path), weights(folder), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_manifests_parse():
