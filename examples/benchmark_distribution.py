@@ -72,6 +72,7 @@ def start_two() -> None:
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
     }
     workers = [
         subprocess.Popen(
