@@ -94,6 +94,7 @@ ALLOWED = {
         "distribution",
         "export",
         "features",
+        "heads",
         "losses",
         "reports",
         "shrinking",
