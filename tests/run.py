@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # One more than there are cores, since some wait for processes of their own;
 # more than four only wait for memory.
 COUNT = str(min(4, (os.cpu_count() or 1) + 1))
-# What the tests of a file share, and what they compile, is made once. Files come
-# in the order that tests/conftest.py gives them.
+# What the tests of a file share, and what they compile, is made once. Files
+# come in the order that tests/conftest.py gives them.
 WORKERS = ["-n", COUNT, "--dist", "loadfile", "--no-loadscope-reorder"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", *WORKERS]
 CHECKS = {
