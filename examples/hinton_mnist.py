@@ -73,7 +73,7 @@ class Plan:
         self, backend: str, quick: bool = False, seeds: int = 5
     ) -> None:
         self.backend = backend
-        self.teacher_epochs = 1 if quick else 40
+        self.teacher_epochs = 1 if quick else 100
         self.epochs = 1 if quick else 40
         # Of what is compared with itself only, many times.
         self.short_epochs = 1 if quick else 15

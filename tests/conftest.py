@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+from unittest import mock
 
 # PyTorch and TensorFlow each bring their own copies of some libraries; loaded
 # in the other order, they crash.
@@ -58,8 +59,11 @@ def pytest_collection_finish():
 def _same_start():
     keras.utils.set_random_seed(0)
     yield
-    # It, too, makes TensorFlow forget its kernels.
-    if BACKEND != "tensorflow":
+    if BACKEND == "tensorflow":
+        # Where it runs eagerly, it forgets its kernels here, too.
+        with mock.patch.object(tf, "executing_eagerly", return_value=False):
+            keras.utils.clear_session(free_memory=False)
+    else:
         keras.utils.clear_session(free_memory=False)
 
 

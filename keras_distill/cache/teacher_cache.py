@@ -289,7 +289,9 @@ class TeacherCache:
         Args:
             batch_size: Examples in a batch; the last one of an epoch has what
                 is left.
-            shuffle: Whether each epoch has an order of its own.
+            shuffle: Whether each epoch has an order of its own. `fit` then
+                takes no `steps_per_epoch`: an epoch is once through all of
+                them.
             seed: What the orders follow from.
             epoch: The first epoch, to go on with an interrupted training:
                 what `fit` gets as `initial_epoch`.

@@ -7,15 +7,19 @@ import dataclasses
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from keras_distill.cli.arguments import UsageError, number
 from keras_distill.cli.files import (
+    Array,
     classes_of,
     read_data,
     require_inputs,
     require_labels,
 )
 from keras_distill.data import Examples
+from keras_distill.features import symbolic_output
+from keras_distill.heads import final_activation
 from keras_distill.losses import DistillationLoss
 
 
@@ -98,8 +102,38 @@ def require_fitting(
     for examples in (data.train, data.test):
         require_inputs(student, "student", examples)
         require_labels(student, "student", examples)
+        _require_one_class(student, "student", examples)
         if same:  # else they are those of the student, by a class_map
             require_labels(teacher, "teacher", examples)
+            _require_one_class(teacher, "teacher", examples)
+
+
+def _require_one_class(
+    model: keras.Model, who: str, examples: Examples
+) -> None:
+    """Raise where a softmax is to learn several classes of one example."""
+    labels = examples.labels
+    if labels is None or not _have_columns(labels, model):
+        return
+    if final_activation(model) == "sigmoid":
+        return
+    sums = labels[(labels >= 0).all(-1)].sum(-1)
+    if not np.allclose(sums, 1):
+        raise ValueError(
+            f"The {who} '{model.name}' ends in no sigmoid, and is taken for "
+            "one that tells a single class. Received: labels whose rows sum "
+            f"to {sums.min():g} to {sums.max():g} from '{examples.source}'. "
+            "Let the model end in a sigmoid, or pass one class for each "
+            "example."
+        )
+
+
+def _have_columns(labels: Array, model: keras.Model) -> bool:
+    """Whether labels have a column for each class, not its number."""
+    if classes_of(model) is None:
+        return False
+    rank = len(symbolic_output(model).shape)
+    return labels.ndim == rank and labels.shape[-1] > 1
 
 
 def require_what_needs_labels(

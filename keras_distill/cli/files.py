@@ -20,7 +20,6 @@ from keras_distill.features import (
     symbolic_inputs,
     symbolic_output,
 )
-from keras_distill.heads import final_activation
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -216,8 +215,8 @@ def _fits(wanted: tuple[int | None, ...], given: tuple[int, ...]) -> bool:
 
 def arrays_for(model: keras.Model, examples: Examples) -> Any:
     """The inputs in memory, in a model's own structure and shapes."""
-    arrays, _ = examples.arrays()
-    arrays = select_inputs(model, arrays)
+    chosen = select_inputs(model, examples.inputs)
+    arrays = keras.tree.map_structure(np.asarray, chosen)
     wanted = symbolic_inputs(model)
     if wanted is None:
         return arrays
@@ -276,20 +275,4 @@ def require_labels(model: keras.Model, who: str, examples: Examples) -> None:
         raise ValueError(
             f"{knows}. Received: labels of {labels.shape[-1]} columns from "
             f"'{examples.source}'."
-        )
-    else:
-        _require_one_class(model, who, labels, examples.source)
-
-
-def _require_one_class(
-    model: keras.Model, who: str, labels: Array, source: str
-) -> None:
-    """Raise where a model of one class for each example gets several."""
-    sums = labels[(labels >= 0).all(-1)].sum(-1)
-    if final_activation(model) != "sigmoid" and not np.allclose(sums, 1):
-        raise ValueError(
-            f"The {who} '{model.name}' ends in no sigmoid, and is taken for "
-            "one that tells a single class. Received: labels whose rows sum "
-            f"to {sums.min():g} to {sums.max():g} from '{source}'. Let the "
-            "model end in a sigmoid, or pass one class for each example."
         )

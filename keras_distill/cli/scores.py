@@ -12,6 +12,7 @@ from keras_distill.data import Examples
 from keras_distill.defaults import default_metrics
 from keras_distill.export.decisions import decisions, thresholds_of
 from keras_distill.features import select_inputs
+from keras_distill.heads import final_activation
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -51,11 +52,13 @@ def score(model: keras.Model, examples: Examples) -> Score:
     parameters = int(model.count_params())
     if keras.tree.is_nested(outputs):
         return Score(parameters, None, None)
+    # Sigmoids tell each class for itself, one on its own as well.
+    apart = final_activation(model) == "sigmoid" and outputs.shape[-1] > 1
     threshold = thresholds_of(model, ["output"], None)["output"]
     return Score(
         parameters,
         _accuracy(model, examples.labels, outputs),
-        decisions(outputs, threshold),
+        decisions(outputs[..., None] if apart else outputs, threshold),
     )
 
 

@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--threshold",
         type=number,
-        help="from where on one value says yes, if the model doesn't show it",
+        help="from where on a value says yes, if the model doesn't show it",
     )
     command.add_argument("--threads", type=positive, default=1)
     command.add_argument("--runs", type=positive, default=50)

@@ -132,7 +132,8 @@ def batches(
             sample_weight)` of them. What is on disk, such as `numpy.memmap`,
             is read by row.
         batch_size: Examples in a batch, over all processes.
-        shuffle: Whether each epoch has an order of its own.
+        shuffle: Whether each epoch has an order of its own. `fit` then takes
+            no `steps_per_epoch`: an epoch is once through all of them.
         seed: What the orders follow from.
         epoch: The first epoch.
         workers: As in `keras.utils.PyDataset`.

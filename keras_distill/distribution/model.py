@@ -65,7 +65,8 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
             sides: What it is called with: teacher, student, sample weights.
             rows: How many examples this replica has.
         """
-        if not loss.relates_examples:
+        # Outside of a step, Keras looks for shapes alone, on each device.
+        if not (loss.relates_examples and self._in_step):
             return loss(*sides)
         engine = engine_of(self)
         if self.gather_relations:

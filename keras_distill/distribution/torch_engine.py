@@ -204,14 +204,20 @@ class TorchProcesses(OneDevice):
         """All begin with the first process's student, at the same place."""
         import torch
 
-        for what, number in (("batches", steps or -1), ("first epoch", epoch)):
+        for what, number, advice in (
+            (
+                "batches",
+                steps or -1,
+                "Give each as many (distribution.batches does)",
+            ),
+            ("first epoch", epoch, "Keep backups where all see them"),
+        ):
             numbers = [int(x) for x in self._each(number)]
             if len(set(numbers)) > 1:
                 raise ValueError(
                     "All processes must do the same steps, or they wait for "
                     f"each other for ever. Received: {what} {numbers}, by "
-                    "process. Give each as many batches (distribution.batches "
-                    "does), and keep backups where all processes see them."
+                    f"process. {advice}."
                 )
         variables = [*model.variables, *model.optimizer.variables]
         with torch.no_grad():

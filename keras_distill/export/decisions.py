@@ -10,7 +10,7 @@ import numpy as np
 from keras_distill.heads import output_activations
 
 _PROBABILITY = 0.5
-# From which value on an output of one value says yes.
+# From which value on a value says yes.
 _THRESHOLDS = {
     "hard_sigmoid": _PROBABILITY,
     "linear": 0.0,
@@ -22,7 +22,7 @@ _THRESHOLDS = {
 def thresholds_of(
     student: keras.Model, names: Iterable[str], threshold: float | None
 ) -> dict[str, float | None]:
-    """From which value on each output says yes, if it has one value.
+    """From which value on a value of each output says yes.
 
     Args:
         student: The student.
@@ -104,6 +104,23 @@ def class_numbers(
         )
     is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(-1) == 1).all()
     return labels.argmax(-1) if is_one_hot else None
+
+
+def yes_or_no(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
+    """Labels of several classes an example: of each value, whether it's a yes.
+
+    None where they are targets of another kind; -1 is for what isn't known.
+    """
+    if labels.shape == outputs.shape and np.isin(labels, (-1, 0, 1)).all():
+        return labels.astype("int64")
+    return None
+
+
+def decide_apart(outputs: np.ndarray, labels: np.ndarray | None) -> bool:
+    """Whether each value is a decision of its own, as its label is."""
+    return has_one_value(outputs) or (
+        labels is not None and labels.shape == outputs.shape
+    )
 
 
 def _places(outputs: np.ndarray) -> tuple[int, ...]:

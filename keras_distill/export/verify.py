@@ -16,9 +16,10 @@ from keras_distill.export.budget import Budget, Costs
 from keras_distill.export.decisions import (
     accuracy,
     class_numbers,
+    decide_apart,
     decisions,
-    has_one_value,
     thresholds_of,
+    yes_or_no,
 )
 from keras_distill.export.examples import read_examples, require_finite
 from keras_distill.export.flatbuffer import operations
@@ -49,8 +50,9 @@ class OutputCheck:
             they are no classes.
         keras_accuracy: Keras' accuracy on them.
         agreement: Fraction of decisions that are the same: of the largest of
-            several values, or of one value's side of the threshold. None where
-            that isn't known.
+            several values, or of one value's side of the threshold; of each
+            value's where labels name several classes. None where that isn't
+            known.
         max_error: Largest absolute difference.
         mean_error: Mean absolute difference.
         snr_db: Signal-to-noise ratio, in dB.
@@ -208,14 +210,16 @@ def verify_litert(
         artifact: What `export_litert` returned, or the path of such a file.
         student: The student that it was made of, with the same weights.
         data: Examples, best those that nothing was chosen by: `(x, y)`, inputs
-            alone, or a data set of such batches. Labels are class numbers or
-            one-hot rows, in the structure of the student's outputs. Of other
-            targets, such as a quantity, there is no accuracy.
+            alone, or a data set of such batches. Labels are class numbers,
+            one-hot rows, or rows in which several classes are 1, each of which
+            is a decision of its own; in the structure of the student's outputs,
+            with -1 for none. Of other targets, such as a quantity, there is no
+            accuracy.
         budget: What the file must not exceed.
-        threshold: The value above which an output of one value says yes. None
-            is 0.5 after a sigmoid and 0 after a linear layer; a student that
-            doesn't show its last activation, such as a subclassed one, needs
-            it for labels.
+        threshold: Above what a value says yes, where it is a decision of its
+            own. None is 0.5 after a sigmoid and 0 after a linear layer; a
+            student that doesn't show its last activation, such as a subclassed
+            one, needs it for labels.
         micro: Whether to run it on TensorFlow Lite Micro too, which says what
             arena it needs. A budget with an `arena` does.
         profile: Whether to measure each operation.
@@ -312,9 +316,10 @@ class Reference:
     Attributes:
         examples: The file's inputs, by name.
         expected: The student's outputs, by the file's names for them.
-        labels: Numbers of classes by output name, for outputs with such labels.
-        thresholds: The value above which an output of one value says yes, by
-            output name; None where it isn't known.
+        labels: Numbers of classes by output name, for outputs with such labels,
+            or of each value, whether it is a yes.
+        thresholds: The value above which a value says yes, by output name; None
+            where it isn't known.
     """
 
     examples: dict[str, np.ndarray]
@@ -354,13 +359,14 @@ class Reference:
             )
         )
         thresholds = thresholds_of(student, names, threshold)
-        found = {
-            name: class_numbers(name, label, expected[name], thresholds[name])
-            for name, label in _by_name(
-                y, student, output_names, len(next(iter(expected.values())))
-            ).items()
-        }
-        labels = {n: label for n, label in found.items() if label is not None}
+        count = len(next(iter(expected.values())))
+        labels = {}
+        for name, given in _by_name(y, student, output_names, count).items():
+            one = expected[name]
+            known = class_numbers(name, given, one, thresholds[name])
+            known = yes_or_no(given, one) if known is None else known
+            if known is not None:
+                labels[name] = known
         return cls(examples, expected, labels, thresholds)
 
 
@@ -422,11 +428,13 @@ def require_measurable(budget: Budget | None, reference: Reference) -> None:
 
 def _require_thresholds(reference: Reference) -> None:
     for name, threshold in reference.thresholds.items():
-        if threshold is None and has_one_value(reference.expected[name]):
+        outputs, labels = reference.expected[name], reference.labels.get(name)
+        if threshold is None and decide_apart(outputs, labels):
             raise ValueError(
-                f"Output '{name}' has one value, and the student doesn't show "
-                "from where on that is a yes. Received: threshold=None, and no "
-                "last activation that says it. Pass `verify_litert("
+                f"Each value of output '{name}' is a decision, and the student "
+                "doesn't show from where on it is a yes. Received: "
+                "threshold=None, and no last activation that says it. Pass "
+                "`verify_litert("
                 "threshold=...)`: 0.5 for probabilities, 0.0 for logits; or "
                 'end the student with `keras.layers.Activation("sigmoid")`, '
                 'or "linear" for logits.'
@@ -489,7 +497,11 @@ def _check_output(
     threshold: float | None,
 ) -> OutputCheck:
     expected, seen = expected.astype("float64"), seen.astype("float64")
-    theirs, ours = decisions(expected, threshold), decisions(seen, threshold)
+    apart = labels is not None and labels.shape == expected.shape
+    theirs, ours = (
+        decisions(x[..., None] if apart else x, threshold)
+        for x in (expected, seen)
+    )
     difference = np.abs(expected - seen)
     return OutputCheck(
         accuracy=accuracy(ours, labels),

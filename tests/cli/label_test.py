@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import cnn, images, only_on
 
 import keras_distill as kd
@@ -58,10 +59,9 @@ def test_arrays_by_name(files):
 @only_on("torch")
 def test_images_of_any_size(files):
     folder, *_ = files
-    image = pytest.importorskip("PIL.Image", reason="It writes the images.")
     for i in range(3):
         (folder / f"images/{i}").mkdir(parents=True)
-        picture = image.fromarray(np.full((9 + i, 9), 90 * i, "uint8"))
+        picture = Image.fromarray(np.full((9 + i, 9), 90 * i, "uint8"))
         picture.save(folder / f"images/{i}/a.png")
     arguments = command(folder, "--size", "8", "8")
     arguments[2] = f"{folder}/images"

@@ -4,7 +4,10 @@ import json
 
 import keras
 import numpy as np
+import pyarrow
 import pytest
+from PIL import Image
+from pyarrow import parquet
 from support import only_on
 
 import keras_distill as kd
@@ -124,17 +127,13 @@ def test_an_image_that_is_none(folder):
 
 
 def test_images_of_more_than_a_byte_a_pixel(folder):
-    image = pytest.importorskip("PIL.Image")
     deep = np.full(SIZE, 40000, "uint16")
-    image.fromarray(deep).save(folder / "car" / "1.png")
+    Image.fromarray(deep).save(folder / "car" / "1.png")
     with pytest.raises(ValueError, match=r"1.png'.*more than 8 bits.*I;16"):
         kd.load_data(folder, channels=1)
 
 
 def write_parquet(path, **columns):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     parquet.write_table(pyarrow.table(columns), path)
     return path
 
@@ -169,8 +168,6 @@ def test_parquet_of_numbers(tmp_path):
 
 
 def test_parquet_of_other_writers(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="It writes the file.")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="It writes, too.")
     rows = pyarrow.array([[1, 2], [3, 4]], pyarrow.large_list(pyarrow.int64()))
     parquet.write_table(pyarrow.table({"x": rows}), tmp_path / "large.parquet")
     large = kd.load_data(tmp_path / "large.parquet")

@@ -72,7 +72,7 @@ def batches(count=COUNT, weighted=False):
 
 
 def everything(**optimizer):
-    """Cache, sample weights, features, projectors, validation, ragged tail."""
+    """Cache, weights, features, relations, projectors, validation, tail."""
     stored = kd.TeacherCache.write(
         tempfile.mkdtemp(),
         teacher(),
@@ -84,6 +84,7 @@ def everything(**optimizer):
         [
             kd.losses.SoftTargets(),
             kd.losses.Hint("conv", "conv", projector="auto"),
+            kd.losses.SimilarityPreserving("conv", "conv"),
         ],
         **optimizer,
     )

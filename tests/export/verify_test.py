@@ -180,6 +180,27 @@ def test_one_value_whose_meaning_is_hidden_needs_a_threshold(tmp_path):
     assert "agreement" not in str(check)
 
 
+@pytest.mark.parametrize("last", ["sigmoid", "linear", "softmax"])
+def test_each_value_is_a_decision_where_labels_name_several(tmp_path, last):
+    student = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(3, activation=last)]
+    )
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    right = student.predict(x, verbose=0) > {"sigmoid": 0.5}.get(last, 0)
+    y = right.astype(int)
+    y[:10, 0] = 1 - y[:10, 0]  # 10 of 60 are wrong
+    y[15, 1:] = -1  # and 2 aren't known
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    if last == "softmax":
+        with pytest.raises(ValueError, match="Each value of output"):
+            kd.verify_litert(artifact, student, (x, y))
+        check = kd.verify_litert(artifact, student, (x, y), threshold=0, runs=1)
+    else:
+        check = kd.verify_litert(artifact, student, (x, y), runs=1)
+    assert check.accuracy == check.keras_accuracy == pytest.approx(48 / 58)
+    assert check.agreement == 1
+
+
 def test_first_scheme_that_fits_is_written(student, data, tmp_path):
     path = tmp_path / "student.tflite"
     sizes = {

@@ -433,7 +433,7 @@ def test_is_registered(loss_class):
 @pytest.mark.usefixtures("differentiable")
 def test_works_in_compile_on_stored_outputs(loss_class, make, pair):
     if keras.backend.backend() == "jax" and loss_class not in IN_COMPILE:
-        pytest.skip("JAX compiles each for long; it does so in the next test.")
+        pytest.skip("JAX compiles it with a distiller, in the next test.")
     loss = make()
     if loss.uses_labels or loss.uses_sample_ids:
         pytest.skip("model.compile has no place for a teacher and labels.")

@@ -104,7 +104,6 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
-@follows_from_the_formula
 def test_takes_one_hot_labels_and_sequences(inputs):
     loss = DecoupledSoftTargets(reduction=None)
     values = evaluate(loss, *inputs)

@@ -7,7 +7,6 @@ from keras import layers, ops
 from support import (
     CLASSES,
     cnn,
-    follows_from_the_formula,
     images,
 )
 from support import evaluate_with_labels as evaluate
@@ -82,7 +81,6 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
-@follows_from_the_formula
 def test_takes_one_hot_labels_and_sequences(inputs):
     loss = OneForAll(reduction=None)
     values = evaluate(loss, *inputs)

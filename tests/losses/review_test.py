@@ -89,7 +89,6 @@ def formula(loss, teachers, students):
     return total
 
 
-@follows_from_the_formula
 @pytest.mark.usefixtures("float64")
 def test_context_is_that_of_the_authors(golden_inputs):
     golden = 0.0
@@ -104,7 +103,6 @@ def test_context_is_that_of_the_authors(golden_inputs):
     np.testing.assert_allclose(golden, 2.4879800135266827, rtol=1e-6)
 
 
-@follows_from_the_formula
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4), (5, 3), (7, 9)])
 def test_context_is_the_formula(size):
     teacher, student = random(2, *size, 3), random(2, *size, 3, seed=1)
@@ -119,7 +117,6 @@ def test_context_is_the_formula(size):
     )
 
 
-@follows_from_the_formula
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
 def test_resizes_to_the_nearest(before, height, width):

@@ -141,7 +141,6 @@ def test_weights_sum_to_one_for_each_example_and_layer():
     assert np.any(weights[0] != weights[1])
 
 
-@follows_from_the_formula
 def test_takes_batches_of_any_size():
     loss = built()
     for count in (2, 3):
@@ -159,7 +158,6 @@ def test_one_layer_of_the_teacher_has_all_the_weight():
     assert evaluate(loss, teachers[:1], students).shape == (3,)
 
 
-@follows_from_the_formula
 @pytest.mark.usefixtures("differentiable")
 def test_one_layer_may_be_named_next_to_several():
     loss = SemanticCalibration("pool", ["conv", "pool"])

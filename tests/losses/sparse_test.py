@@ -110,7 +110,6 @@ def test_golden_value_in_float64(sequences, missing):
     assert mean(values) == pytest.approx(GOLDEN[missing], rel=1e-12)
 
 
-@follows_from_the_formula
 @pytest.mark.parametrize("missing", GOLDEN)
 @pytest.mark.parametrize("store", [False, True])
 def test_golden_value_in_float32(sequences, missing, store):
@@ -178,7 +177,6 @@ def test_a_tail_never_exceeds_soft_targets(teacher, student, k):
     assert np.all(values <= dense * (1 + 1e-5) + 1e-5)
 
 
-@follows_from_the_formula
 @quick
 @hypothesis.given(logits, logits, st.integers(1, 5), st.sampled_from(MISSING))
 def test_stored_targets_equal_live_ones(teacher, student, k, missing):
@@ -224,7 +222,6 @@ def test_a_student_that_is_sure_has_a_gradient(gradient, missing, gap):
     np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-6)
 
 
-@follows_from_the_formula
 def test_class_map_and_probabilities_are_stored_as_the_students():
     teacher, student = random(4, 7), random(4, 3, seed=1)
     loss = SparseSoftTargets(
@@ -353,7 +350,6 @@ def test_classes_drawn_twice_add_up():
     )
 
 
-@follows_from_the_formula
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_the_sampled_gradient_is_right_on_average(gradient, temperature):
     """As far as its error goes: five deviations of a mean of so many draws."""
@@ -442,7 +438,6 @@ def generator(batch):
     return Batches()
 
 
-@follows_from_the_formula
 @pytest.mark.usefixtures("differentiable")
 def test_stored_targets_need_no_way_back_to_logits():
     """With a teacher of probabilities, as which they aren't stored."""

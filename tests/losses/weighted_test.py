@@ -6,9 +6,6 @@ from keras import ops
 from support import (
     evaluate_with_labels as evaluate,
 )
-from support import (
-    follows_from_the_formula,
-)
 
 from keras_distill.losses import WeightedSoftTargets
 
@@ -89,7 +86,6 @@ def test_values_and_gradient_are_the_formulas(
     )
 
 
-@follows_from_the_formula
 def test_takes_one_hot_labels_and_sequences(inputs):
     loss = WeightedSoftTargets(reduction=None)
     values = evaluate(loss, *inputs)
