@@ -1,15 +1,7 @@
 """PyTorch: two processes train the student that one trains."""
 
-import time
-
 import pytest
-from distribution.launch import (
-    assert_equal,
-    assert_resumed,
-    found,
-    launch,
-    launched,
-)
+from distribution.launch import assert_equal, found, launched
 from distribution.scenarios import run_on_one
 from support import only_on
 
@@ -23,7 +15,7 @@ EQUAL = [
     "relations_per_replica",
     "banks",
 ]
-ALONE = ["normalization", "dropout", "callbacks", "uninterrupted"]
+ALONE = ["normalization", "dropout", "callbacks"]
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +53,3 @@ def test_one_process_writes_files_and_one_stops_all(folder):
     assert not (folder / "files-1").exists()
     assert not (folder / "files-1.csv").exists()
     assert len(found(folder, "callbacks", 0)["loss"]) == 1
-
-
-def test_a_killed_process_ends_the_run_which_goes_on(folder, tmp_path):
-    codes, outputs = launch("processes", tmp_path, ["killed"], size=2)
-    assert time.time() - float((tmp_path / "died").read_text()) < 60
-    assert codes == [1, -9]
-    assert "Another process of this training has gone" in outputs[0]
-    launched("processes", tmp_path, ["resumed"], size=2)
-    assert_resumed(tmp_path, folder)
