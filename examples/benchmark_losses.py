@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
+import figures
 import keras
 import losses_in_torch as plain
 import numpy as np
@@ -35,6 +36,7 @@ from torch import nn
 
 import keras_distill as kd
 
+RESULTS = figures.RESULTS / "benchmark_losses.json"
 LIMIT = 1.5
 BATCH, CLASSES, SIZE, CHANNELS, FEATURES = 256, 1000, 8, 64, 512
 SHAPES = {
@@ -494,20 +496,46 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help=f"fail above a ratio of {LIMIT}"
     )
+    figures.add_arguments(parser)
     return parser.parse_args()
+
+
+def table(kept: dict[str, Any]) -> str:
+    """The losses that take longest, and how many others there are."""
+    (facts,) = kept.values()
+    ratios = {name: found["ratio"] for name, found in facts["losses"].items()}
+    slow = {name: ratio for name, ratio in ratios.items() if ratio > LIMIT}
+    others = [ratio for ratio in ratios.values() if ratio <= LIMIT]
+    rows = [
+        (
+            f"the other {len(others)}" if slow else f"all {len(others)}",
+            f"{min(others):.2f} to {max(others):.2f}",
+            "",
+        )
+    ]
+    for name in sorted(slow, key=lambda name: slow[name]):
+        ours, theirs = facts["losses"][name]["ms"]
+        rows.append(
+            (f"`{name}`", f"{slow[name]:.2f}", f"{ours - theirs:.1f} ms")
+        )
+    return figures.markdown(("loss", "times plain PyTorch", "more"), rows)
 
 
 def main() -> None:
     args = arguments()
+    if args.table:
+        figures.show(args.json or RESULTS, table)
+        return
     check_cases()
     torch.set_num_threads(1)
-    slow = []
+    slow, facts = [], {}
     print(f"{'loss':26} {'ours':>9} {'PyTorch':>9} {'ratio':>6}  (middle half)")
     for name in args.only or CASES:
         gc.collect()
         ours, theirs, low, ratio, high = compare(name, args.rounds)
         mark = "OVER" if ratio > LIMIT else ""
         slow += [name] if mark else []
+        facts[name] = {"ms": [ours, theirs], "ratio": ratio}
         print(
             f"{name:26} {ours:6.2f} ms {theirs:6.2f} ms {ratio:6.2f}  "
             f"({low:.2f} to {high:.2f}) {mark}",
@@ -515,6 +543,8 @@ def main() -> None:
         )
     if slow:
         print(f"\nAbove a ratio of {LIMIT}: {', '.join(slow)}")
+    if args.json:
+        figures.keep(args.json, {"losses": facts})
     if args.check and slow:
         raise SystemExit(1)
 

@@ -24,12 +24,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import figures
 import keras
 import numpy as np
 from keras import layers
 
 import keras_distill as kd
 
+RESULTS = figures.RESULTS / "cifar_quick.json"
 PADDING = 4
 # How many times smaller than the teacher a student is, at the least.
 SMALLER = 10
@@ -142,6 +144,9 @@ class Progress(keras.callbacks.Callback):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     try:
         run(arguments)
     except KeyboardInterrupt:
@@ -252,6 +257,7 @@ def parse_arguments() -> argparse.Namespace:
         help="folder for models, progress and results (default: "
         "cifar-output/BACKEND, --quick: cifar-output/BACKEND-quick)",
     )
+    figures.add_arguments(parser)
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else REAL
     for name, value in plan._asdict().items():
@@ -289,7 +295,7 @@ def check_settings(arguments: argparse.Namespace) -> None:
 def described(arguments: argparse.Namespace) -> dict[str, Any]:
     """All that the trained weights depend on."""
     settings = {**vars(arguments), "backend": keras.backend.backend()}
-    for name in ("output", "data_dir", "quick"):
+    for name in ("output", "data_dir", "quick", "json", "table"):
         del settings[name]
     return settings
 
@@ -458,20 +464,48 @@ def report(
         }
     )
     print_table(rows)
-    put_json(
-        arguments.output / "results.json",
-        {
-            "settings": described(arguments),
-            "test_images": len(test.classes),
-            "versions": versions(),
-            "results": rows,
-        },
-    )
+    facts = {
+        "settings": described(arguments),
+        "test_images": len(test.classes),
+        "versions": versions(),
+        "results": rows,
+    }
+    put_json(arguments.output / "results.json", facts)
+    if arguments.json:
+        figures.append(arguments.json, facts)
     print(
         f"{len(test.classes)} test images, {arguments.train_size} to train on, "
         f"seed {arguments.seed}. One seed proves little:\nrun others, with "
         "--seed and --output, before you believe a gain.\n"
         f"Models, LiteRT file and results.json are in {arguments.output}."
+    )
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, and what distilling gained."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for row in run["results"]:
+            found.setdefault(row["model"], []).append(row)
+    rows = []
+    for name, seeds in found.items():
+        agreement = figures.percent([seed["agreement"] for seed in seeds])
+        rows.append(
+            [
+                name,
+                f"{seeds[0]['parameters']:,}",
+                figures.percent([seed["accuracy"] for seed in seeds]),
+                "–" if name == "teacher" else agreement,
+            ]
+        )
+    alone, distilled = (
+        np.array([seed["accuracy"] for seed in found[name]])
+        for name in ("student alone", "student distilled")
+    )
+    gains = ", ".join(f"{100 * gain:.1f}" for gain in distilled - alone)
+    rows.append(["points gained, seed by seed", "", gains, ""])
+    return figures.markdown(
+        ("", "parameters", "accuracy", "agreement with the teacher"), rows
     )
 
 

@@ -21,6 +21,7 @@ import os
 import pathlib
 import time
 
+import figures
 import keras
 import numpy as np
 from keras import layers
@@ -28,6 +29,7 @@ from keras import layers
 import keras_distill as kd
 from keras_distill import losses as l
 
+RESULTS = figures.RESULTS / "compare_methods.json"
 MAPS = ["stage1", "stage2", "stage3"]
 NORMS = ["norm1", "norm2", "norm3"]
 
@@ -340,32 +342,35 @@ def spread(records, key):
     return f"{found.mean():.1f} ± {deviation:.1f}"
 
 
-def table(out):
-    """All results in the folder, best first, as Markdown."""
+def finished(out):
+    """What came of all runs whose results are in the folder."""
+    return [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+
+
+def table(records):
+    """All results, best first, as Markdown."""
     results = {}
-    for path in sorted(out.glob("*.json")):
-        record = json.loads(path.read_text())
-        results.setdefault(record.pop("method"), []).append(record)
-    if not results:
-        return ""
+    for record in records:
+        results.setdefault(record["method"], []).append(record)
     order = sorted(
         results,
         key=lambda name: -np.mean([r["accuracy"] for r in results[name]]),
     )
-    everyone = [r for records in results.values() for r in records]
-    seeds = {r["seed"]: r for r in everyone}.values()
-    lines = [
-        "| method | accuracy | agreement with the teacher | seeds |",
-        "|---|---|---|---|",
-        f"| *teacher* | {spread(seeds, 'teacher_accuracy')} | | {len(seeds)} |",
-    ]
+    seeds = {record["seed"]: record for record in records}.values()
+    teacher = spread(seeds, "teacher_accuracy")
+    rows = [("*teacher*", teacher, "", str(len(seeds)))]
     for name in order:
-        shown = f"`{name}`" if name != "student alone" else f"*{name}*"
-        lines.append(
-            f"| {shown} | {spread(results[name], 'accuracy')} "
-            f"| {spread(results[name], 'agreement')} | {len(results[name])} |"
+        rows.append(
+            (
+                f"`{name}`" if name != "student alone" else f"*{name}*",
+                spread(results[name], "accuracy"),
+                spread(results[name], "agreement"),
+                str(len(results[name])),
+            )
         )
-    return "\n".join(lines)
+    return figures.markdown(
+        ("method", "accuracy", "agreement with the teacher", "seeds"), rows
+    )
 
 
 def main():
@@ -388,7 +393,11 @@ def main():
         parser.add_argument(
             f"--{name}", type=int, default=default, help=f"default: {default}"
         )
+    figures.add_arguments(parser)
     options = parser.parse_args()
+    if options.table:
+        figures.show(options.json or RESULTS, table)
+        return
     (x, y), test = load(options.data)
     test = tuple(part[: options.test_images] for part in test)
     split, taught = options.teacher_images, options.teacher_epochs
@@ -415,7 +424,11 @@ def main():
             write(path, lambda part, text=text: part.write_text(text))
             print(f"{name}, seed {seed}: {record['accuracy']:.4f}", flush=True)
             keras.utils.clear_session()
-    print(table(options.out))
+    records = finished(options.out)
+    print(table(records))
+    if options.json:
+        lines = ",\n".join(map(json.dumps, records))
+        write(options.json, lambda part: part.write_text(f"[\n{lines}\n]\n"))
 
 
 if __name__ == "__main__":

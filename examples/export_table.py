@@ -15,14 +15,18 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import figures
 import numpy as np
+
+RESULTS = figures.RESULTS / "export_table.json"
 
 BACKENDS = ("tensorflow", "jax", "torch")
 CALIBRATION, TEST = 64, 64
@@ -37,7 +41,11 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", help="default: all")
     # How the script calls itself, a process for each backend.
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    figures.add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     if arguments.folder is not None:
         run_backend(arguments)
         return
@@ -45,7 +53,10 @@ def main() -> None:
         backends = [arguments.backend] if arguments.backend else BACKENDS
         for backend in backends:
             call_itself(backend, pathlib.Path(folder), arguments)
-        show(pathlib.Path(folder), backends)
+        facts = read(pathlib.Path(folder), backends)
+    print(table({"": facts}))
+    if arguments.json:
+        figures.keep(arguments.json, facts)
 
 
 def call_itself(
@@ -157,32 +168,51 @@ def describe(row: dict) -> str:
     )
 
 
-def show(folder: pathlib.Path, backends) -> None:
-    rows = [
-        row
+def read(folder: pathlib.Path, backends: Sequence[str]) -> dict[str, Any]:
+    """What each backend measured, and how the files of others differ."""
+    found = {
+        backend: json.loads((folder / f"{backend}.json").read_text())
         for backend in backends
-        for row in json.loads((folder / f"{backend}.json").read_text())
-    ]
-    first = [row for row in rows if row["backend"] == backends[0]]
-    schemes = list(dict.fromkeys(row["scheme"] for row in first))
-    print(f"\n| network | operations | parity | {' | '.join(schemes)} |")
-    print("|---" * (3 + len(schemes)) + "|")
+    }
+    compared = {
+        backend: compare(found[backend], found[backends[0]])
+        for backend in backends[1:]
+    }
+    rows = [row for rows in found.values() for row in rows]
+    for row in rows:
+        row.pop("outputs", None)
+    return {"rows": rows, "compared": compared}
+
+
+def table(kept: dict[str, Any]) -> str:
+    """A row for each network; below it, how other backends' files differ."""
+    (facts,) = kept.values()
+    rows = facts["rows"]
+    backend = rows[0]["backend"]
+    first = [row for row in rows if row["backend"] == backend]
+    lines = []
     for name in dict.fromkeys(row["network"] for row in first):
-        mine = [row for row in rows if row["network"] == name]
-        cells = [cell(r) for r in first if r["network"] == name]
-        done = [row for row in mine if "parity" in row]
+        done = [r for r in rows if r["network"] == name and "parity" in r]
         # The float32 file is the first one.
         operations = sum(done[0]["operations"].values()) if done else 0
         parity = max((row["parity"] for row in done), default=np.nan)
-        print(f"| {name} | {operations} | {parity:.0e} | {' | '.join(cells)} |")
-    compare(rows, backends)
-    import keras
-
-    print(
-        f"\nEach cell: signal-to-noise ratio against Keras, size, latency on "
-        f"one thread, on {backends[0]}. {TEST} random inputs, "
-        f"{CALIBRATION} others for calibration; seed 0; Keras "
-        f"{keras.version()}, {platform.machine()}, {time.strftime('%Y-%m-%d')}."
+        cells = [cell(row) for row in first if row["network"] == name]
+        lines.append([name, str(operations), f"{parity:.0e}", *cells])
+    schemes = list(dict.fromkeys(row["scheme"] for row in first))
+    head = ["network", "operations", "parity", *schemes]
+    return "\n\n".join(
+        [
+            figures.markdown(head, lines),
+            *(
+                f"{other} against {backend}: the same operations in "
+                f"{found['same']} of {found['files']} files, outputs at most "
+                f"{found['apart']:.0e} apart."
+                for other, found in facts["compared"].items()
+            ),
+            f"Each cell: signal-to-noise ratio against Keras, size, latency on "
+            f"one thread, on {backend}. {TEST} random inputs, {CALIBRATION} "
+            "others for calibration; seed 0.",
+        ]
     )
 
 
@@ -193,26 +223,17 @@ def cell(row: dict) -> str:
     return f"{ratio}, {row['size'] / 1024:.0f} KB, {1000 * row['ms']:.0f} µs"
 
 
-def compare(rows: list[dict], backends) -> None:
-    """Whether all backends gave the same file."""
-    by_key = {(r["backend"], r["network"], r["scheme"]): r for r in rows}
-    for backend in backends[1:]:
-        differences, same = [0.0], 0
-        for row in rows:
-            if row["backend"] != backend:
-                continue
-            other = by_key[backends[0], row["network"], row["scheme"]]
-            same += row.get("operations") == other.get("operations")
-            for ours, theirs in zip(
-                row.get("outputs", []), other.get("outputs", []), strict=True
-            ):
-                difference = np.abs(np.subtract(ours, theirs)).max()
-                differences.append(float(difference))
-        total = sum(row["backend"] == backend for row in rows)
-        print(
-            f"\n{backend} against {backends[0]}: the same operations in {same} "
-            f"of {total} files, outputs at most {max(differences):.0e} apart."
-        )
+def compare(rows: list[dict], others: list[dict]) -> dict[str, Any]:
+    """Whether two backends gave the same files."""
+    differences, same = [0.0], 0
+    for row, other in zip(rows, others, strict=True):
+        same += row.get("operations") == other.get("operations")
+        for ours, theirs in zip(
+            row.get("outputs", []), other.get("outputs", []), strict=True
+        ):
+            difference = np.abs(np.subtract(ours, theirs)).max()
+            differences.append(float(difference))
+    return {"same": same, "files": len(rows), "apart": max(differences)}
 
 
 def normalized(keras, x):

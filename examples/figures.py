@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -43,6 +44,16 @@ def keep(path: pathlib.Path, facts: dict[str, Any]) -> None:
     part.replace(path)
 
 
+def append(path: pathlib.Path, run: dict[str, Any]) -> None:
+    """Put a run behind others, in the place of one with the same settings."""
+    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = [one for one in kept if one["settings"] != run["settings"]]
+    lines = ",\n".join(map(json.dumps, [*kept, {**run, "about": describe()}]))
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(f"[\n{lines}\n]\n")
+    part.replace(path)
+
+
 def describe() -> dict[str, str]:
     """On what the figures were measured."""
     import keras
@@ -59,6 +70,13 @@ def describe() -> dict[str, str]:
 def spread(values: Sequence[float], form: str = ".2f") -> str:
     """The mean and the standard deviation."""
     return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):{form}}"
+
+
+def percent(values: Sequence[float]) -> str:
+    """The same of shares, in percent."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f} %"
+    return f"{spread(100 * np.array(values), '.1f')} %"
 
 
 def quartiles(values: Sequence[float], form: str) -> str:

@@ -21,8 +21,10 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 
+RESULTS = figures.RESULTS / "quantization_aware.json"
 BACKENDS = ("tensorflow", "jax", "torch")
 # What the script uses besides Keras and one backend, whichever that is.
 NEEDED = ("keras", "tensorflow", "ai_edge_litert", "ai_edge_quantizer")
@@ -49,6 +51,9 @@ class Data(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     choose_backend(arguments.backend)
     started = time.perf_counter()
     data = load_data(arguments)
@@ -73,6 +78,28 @@ def main() -> None:
         f"Accuracy on {len(shown.y)} {arguments.split} images of "
         f"Fashion-MNIST, mean ± standard deviation over {arguments.seeds} "
         f"seeds.\n{versions()}. {time.perf_counter() - started:.0f} s."
+    )
+
+    if arguments.json:
+        figures.keep(arguments.json, results)
+
+
+def table(kept: dict[str, Any]) -> str:
+    """Accuracy of each kind of file: over seeds, and of each."""
+    (facts,) = kept.values()
+    return figures.markdown(
+        ("file", "accuracy", "seed by seed"),
+        [
+            (
+                name.replace(" after", ", quantised after").replace(
+                    " aware", ", aware"
+                ),
+                figures.percent(values),
+                ", ".join(f"{100 * value:.1f}" for value in values),
+            )
+            for name, values in facts.items()
+            if name != "about"
+        ],
     )
 
 
@@ -113,6 +140,7 @@ def parse_arguments() -> argparse.Namespace:
         help="quantisation schemes to compare (default: int8 and "
         "weight_only_int4)",
     )
+    figures.add_arguments(parser)
     tuning = parser.add_argument_group(
         "to try other settings",
         "The defaults were chosen by the validation images. To choose others,\n"

@@ -21,8 +21,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 
+RESULTS = figures.RESULTS / "quickstart.json"
 BACKENDS = ("tensorflow", "jax", "torch")
 # What the script uses besides Keras and one backend, whichever that is.
 NEEDED = (
@@ -66,6 +68,9 @@ class Score(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     choose_backend(arguments.backend)
     started = time.perf_counter()
 
@@ -112,13 +117,15 @@ def main() -> None:
     on_litert = compare(
         artifact.predict(shown.images).argmax(-1), shown, teacher_digits
     )
+    right = compare(teacher_digits, shown, teacher_digits).accuracy
+    seconds = latency(artifact.path, shown.images)
     parameters = f"{student.count_params():,}"
     print_table(
         ("", "parameters", "accuracy", "agreement", "file", "1 image"),
         (
             "teacher",
             f"{teacher.count_params():,}",
-            percent([compare(teacher_digits, shown, teacher_digits).accuracy]),
+            percent([right]),
         ),
         ("student alone", parameters, *percents(alone)),
         ("student distilled", parameters, *percents(distilled)),
@@ -127,7 +134,7 @@ def main() -> None:
             parameters,
             *percents([on_litert]),
             f"{artifact.size / 1024:.1f} KiB",
-            f"{latency(artifact.path, shown.images) * 1e6:.1f} µs",
+            f"{seconds * 1e6:.1f} µs",
         ),
     )
     print(
@@ -139,6 +146,38 @@ def main() -> None:
         f"{time.perf_counter() - started:.0f} s.\n"
         f"Files: {arguments.output}/quickstart_student.keras and .tflite "
         "(seed 1),\nand quickstart_report.html, which shows all of it."
+    )
+
+    if arguments.json:
+        facts = {
+            "parameters": [teacher.count_params(), student.count_params()],
+            "teacher": [right],
+            "student alone": [one.accuracy for one in alone],
+            "student distilled": [one.accuracy for one in distilled],
+            "file": [on_litert.accuracy, artifact.size, seconds],
+        }
+        figures.keep(arguments.json, facts)
+
+
+def table(kept: dict[str, Any]) -> str:
+    """What was measured on each backend, side by side."""
+    found = [
+        (name, kept[b]) for b, name in figures.BACKENDS.items() if b in kept
+    ]
+    rows = [
+        [
+            name,
+            f"{found[0][1]['parameters'][name != 'teacher']:,}",
+            *(figures.percent(facts[name]) for _, facts in found),
+        ]
+        for name in ("teacher", "student alone", "student distilled")
+    ]
+    files = [facts["file"] for _, facts in found]
+    size = files[0][1] / 1024
+    cells = [f"{100 * a:.1f} %, {s * 1e6:.1f} µs" for a, _, s in files]
+    rows.append(["the first of these, on LiteRT", f"{size:.1f} KiB", *cells])
+    return figures.markdown(
+        ["", "parameters", *(name for name, _ in found)], rows
     )
 
 
@@ -165,6 +204,7 @@ def parse_arguments() -> argparse.Namespace:
         default=pathlib.Path("quickstart-output"),
         help="folder for the student's files (default: %(default)s)",
     )
+    figures.add_arguments(parser)
     tuning = parser.add_argument_group(
         "to try other settings",
         "The defaults were chosen by the validation images. To choose others,\n"

@@ -14,17 +14,16 @@ searches (`pip install keras-tuner`).
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import json
 import os
 import pathlib
-import statistics
 import sys
 from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 
+RESULTS = figures.RESULTS / "tune.json"
 os.environ.setdefault("KERAS_BACKEND", "jax")
 if os.environ["KERAS_BACKEND"] == "torch":
     # Before TensorFlow, which KerasTuner may come to import.
@@ -56,6 +55,9 @@ class Data(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     if importlib.util.find_spec("keras_tuner") is None:
         sys.exit("Not installed: keras-tuner. Run: pip install keras-tuner")
     import keras_distill as kd
@@ -80,11 +82,12 @@ def main() -> None:
             ]
             for name, settings in (("found", found), ("defaults", DEFAULTS))
         },
-        "about": about(arguments),
+        "trials": arguments.trials,
+        "epochs": arguments.epochs,
     }
-    show(facts)
+    print(table({"": facts}))
     if arguments.json:
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+        figures.keep(arguments.json, facts)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -120,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         help="folder for the cache and the trials; the same command goes on "
         "where it stopped (%(default)s)",
     )
-    parser.add_argument("--json", type=pathlib.Path, help="write figures here")
+    figures.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("a spread takes at least 2 seeds")
@@ -243,28 +246,19 @@ def accuracy(model: Any, examples: Examples) -> float:
     return float(np.mean(decided == examples.digits))
 
 
-def about(arguments: argparse.Namespace) -> dict[str, Any]:
-    import keras
-
-    return {
-        "backend": keras.backend.backend(),
-        "keras": keras.version(),
-        "trials": arguments.trials,
-        "epochs": arguments.epochs,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def show(facts: dict[str, Any]) -> None:
-    print(f"\nteacher: {facts['teacher']:.1%} of the test images")
-    for name in ("found", "defaults"):
-        settings = ", ".join(f"{k}={v:.3g}" for k, v in facts[name].items())
-        values = facts[f"test accuracy, {name}"]
-        print(
-            f"{name}: {100 * statistics.mean(values):.1f} ± "
-            f"{100 * statistics.stdev(values):.1f} % ({settings})"
-        )
-    print(json.dumps(facts["about"]))
+def table(kept: dict[str, Any]) -> str:
+    """What was found, and what it is worth on images that nobody chose by."""
+    (facts,) = kept.values()
+    rows = [
+        [
+            name,
+            *(f"{facts[name][setting]:.3g}" for setting in DEFAULTS),
+            figures.percent(facts[f"test accuracy, {name}"]),
+        ]
+        for name in ("defaults", "found")
+    ]
+    settings = [name.replace("_", " ") for name in DEFAULTS]
+    return figures.markdown(["", *settings, "accuracy"], rows)
 
 
 if __name__ == "__main__":

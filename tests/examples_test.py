@@ -204,18 +204,14 @@ def test_readme_has_the_tables_of_the_results(example, name):
         assert table in readme, f"run examples/{name}.py --table"
 
 
-BENCHMARKS = [
-    "benchmark_cache",
-    "benchmark_distribution",
-    "benchmark_export",
-    "cached_teacher",
-]
+MEASURED = [path.stem for path in (EXAMPLES / "results").glob("*.json")]
+BENCHMARKS = sorted({*MEASURED} - {"claims", "hinton_mnist"})
 
 
 @only_on("torch")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_readme_has_the_tables_of_the_benchmarks(example, capsys, name):
-    module = example(name)
+    module = example(name.removesuffix("_quick"))
     module.figures.show(module.RESULTS, module.table)
     readme = (EXAMPLES.parent / "README.md").read_text()
     for table in capsys.readouterr().out.strip().split("\n\n"):
@@ -233,6 +229,19 @@ def test_figures_of_a_backend_are_kept_beside_others(example, tmp_path):
     assert kept["torch"]["about"]["backend"] == "torch"
     assert figures.quartiles([1, 2, 3, 4, 5], ".1f") == "3.0 (2.0–4.0)"
     assert figures.spread([1, 3]) == "2.00 ± 1.41"
+    assert figures.percent([0.5]) == "50.0 %"
+    assert figures.percent([0.01, 0.03]) == "2.0 ± 1.4 %"
+
+
+@only_on("torch")
+def test_runs_are_kept_once_for_each_setting(example, tmp_path):
+    figures, path = example("figures"), tmp_path / "runs.json"
+    for seed, errors in ((0, 5), (1, 6), (0, 7)):
+        run = {"settings": {"seed": seed}, "errors": errors}
+        figures.append(path, run)
+    kept = json.loads(path.read_text())
+    assert [run["errors"] for run in kept] == [6, 7]
+    assert kept[0]["about"]["backend"] == "torch"
 
 
 # KerasTuner calls what Python has by its old names.
@@ -245,7 +254,7 @@ def test_settings_are_searched_and_compared(example, monkeypatch, tmp_path):
     command = ["tune.py", *small, "--examples", "100", *places]
     monkeypatch.setattr(sys, "argv", command)
     example("tune").main()
-    found = json.loads(facts.read_text())
+    found = json.loads(facts.read_text())["torch"]
     assert set(found["found"]) == set(found["defaults"])
     assert len(found["test accuracy, found"]) == 2
     assert len(list(tmp_path.glob("*/trial_*/trial.json"))) == 2

@@ -16,7 +16,7 @@ from keras_distill.cli import (
     reporting,
     verifying,
 )
-from keras_distill.cli.arguments import Commands, Parser
+from keras_distill.cli.arguments import CommandParser, Commands, Parser
 
 # As programs do for a wrong command line, so that a script can tell.
 _USERS_ERROR = 2
@@ -84,7 +84,9 @@ def parser() -> Parser:
     made = Parser(
         prog="keras-distill", description=_DESCRIPTION, epilog=_EPILOG
     )
-    commands: Commands = made.add_subparsers(required=True, metavar="COMMAND")
+    commands: Commands = made.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=CommandParser
+    )
     for module in (
         methods,
         distilling,

@@ -9,6 +9,7 @@ from support import only_on
 
 import keras_distill as kd
 from keras_distill.cli import main, methods
+from keras_distill.cli.program import parser
 
 # The same on each backend.
 pytestmark = only_on("torch")
@@ -111,3 +112,20 @@ def test_a_defect_of_our_own_is_not_hidden(monkeypatch):
     monkeypatch.setattr(methods, "methods", broken)
     with pytest.raises(KeyError, match="of our own making"):
         main(["methods"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["t.keras", "s.keras", "d.npz", "--epochs", "3", "--json"],
+        ["--json", "t.keras", "--epochs", "3", "s.keras", "d.npz"],
+        ["t.keras", "--epochs", "3", "s.keras", "--json", "d.npz"],
+    ],
+)
+def test_options_stand_between_files_too(given):
+    parsed = parser().parse_args(["distill", "-o", "o.keras", *given])
+    files = parsed.teacher, parsed.student, parsed.data
+    assert [str(file) for file in files] == ["t.keras", "s.keras", "d.npz"]
+    assert (parsed.epochs, parsed.json) == (3, True)
+    without = ["-o", "o.keras", *(x for x in given if x != "s.keras")]
+    assert parser().parse_args(["distill", *without]).student is None
