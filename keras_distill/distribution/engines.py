@@ -39,6 +39,10 @@ class OneDevice:
         """Examples in a batch of arrays that the engine can take."""
         return size
 
+    def of_first(self, number: int) -> int:
+        """The first process's number, for all."""
+        return number
+
     @contextlib.contextmanager
     def training(self, model: Any) -> Iterator[None]:
         """Surrounds `fit`."""

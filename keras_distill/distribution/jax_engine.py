@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_distill.distribution.callbacks import Placed
 from keras_distill.distribution.engines import OneDevice
@@ -55,6 +56,14 @@ class JaxMesh(OneDevice):
             model.train_function = None
             model.test_function = None
             model.predict_function = None
+
+    def of_first(self, number: int) -> int:
+        """The first process's number, for all."""
+        if self.distribution.num_processes == 1:
+            return number
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
     @contextlib.contextmanager
     def training(self, model: Any) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_distill.cache.transfer_set import TransferSet, is_array
 from keras_distill.call_arguments import named_arguments
@@ -119,8 +120,15 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         if engine.splits_arrays:
             _split_validation(given)
             _share_validation(given)
-            epoch = given["initial_epoch"]
-            _share_arrays(given, given["batch_size"], given["shuffle"], epoch)
+            _share_arrays(
+                given,
+                given["batch_size"],
+                given["shuffle"],
+                # As Keras does: each `fit` has orders of its own, which follow
+                # from the seed that was set.
+                engine.of_first(np.random.randint(2**31)),
+                given["initial_epoch"],
+            )
         elif engine.replicas > 1:
             _split_validation(given)
             _size_validation(given, engine)
@@ -180,7 +188,11 @@ def _cut(piece: slice) -> Callable[[Any], Any]:
 
 
 def _share_arrays(
-    given: dict[str, Any], size: Any, shuffle: Any, epoch: int = 0
+    given: dict[str, Any],
+    size: Any,
+    shuffle: Any,
+    seed: int = 0,
+    epoch: int = 0,
 ) -> None:
     """Make arrays into batches of which each process loads its share."""
     leaves = keras.tree.flatten(given["x"])
@@ -196,7 +208,9 @@ def _share_arrays(
     arrays = TransferSet(
         given["x"], given.pop("y", None), given.pop("sample_weight", None)
     )
-    given["x"] = ShardedBatches(arrays, size or 32, bool(shuffle), 0, epoch, 1)
+    given["x"] = ShardedBatches(
+        arrays, size or 32, bool(shuffle), seed, epoch, workers=1
+    )
     given["batch_size"] = None
 
 

@@ -228,6 +228,10 @@ class TorchProcesses(OneDevice):
         for state in _random_states(model):
             _draw_apart(state, self.rank)
 
+    def of_first(self, number: int) -> int:
+        """The first process's number, for all."""
+        return int(self._each(number)[0])
+
     def any(self, flag: bool) -> bool:
         """Whether it is so in any of the processes."""
         return any(self._each(float(flag)))

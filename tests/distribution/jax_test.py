@@ -10,11 +10,12 @@ pytestmark = only_on("jax")
 MESH = [
     "everything_accumulated",
     "placed",
+    "agreed",
     "split_teacher",
     "relations",
     "relations_per_replica",
 ]
-PROCESSES = ["everything_accumulated", "split_teacher"]
+PROCESSES = ["everything_accumulated", "split_teacher", "agreed"]
 FLAGS = os.environ.get("XLA_FLAGS", "")
 TWO_DEVICES = f"{FLAGS} --xla_force_host_platform_device_count=2"
 

@@ -10,6 +10,7 @@ EQUAL = [
     "everything",
     "everything_accumulated",
     "arrays",
+    "agreed",
     "relations",
     "relations_alone",
     "relations_per_replica",

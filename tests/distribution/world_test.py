@@ -1,5 +1,7 @@
 """What a launcher said, and how batches are shared."""
 
+import contextlib
+import functools
 import sys
 import types
 
@@ -177,6 +179,9 @@ def several(monkeypatch):
         share=Share(0, 2, 2, marked=True), splits_arrays=True, replicas=2
     )
     fake.prepare = lambda model: None
+    fake.of_first = lambda number: number
+    fake.callbacks = lambda user: []
+    fake.training = lambda model: contextlib.nullcontext()
     monkeypatch.setattr(
         "keras_distill.distribution.model.engine_of", lambda model: fake
     )
@@ -260,6 +265,25 @@ def test_a_seed_that_was_set_decides():
 def test_arrays_begin_with_the_order_of_the_first_epoch():
     x, y = data(8)
     given = {"x": x, "y": y, "sample_weight": None}
-    _share_arrays(given, 8, shuffle=True, epoch=3)
-    order = kd.distribution.batches((x, y), 8, shuffle=True, epoch=3)
+    _share_arrays(given, 8, shuffle=True, seed=5, epoch=3)
+    order = kd.distribution.batches((x, y), 8, shuffle=True, seed=5, epoch=3)
     np.testing.assert_array_equal(given["x"][0][0], order[0][0])
+
+
+@only_on("torch")
+def test_each_fit_of_arrays_has_orders_of_its_own(several, monkeypatch):
+    @functools.wraps(keras.Model.fit)
+    def fit(self, x, **_):
+        orders.append(x.order(0).tolist())
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    found = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        orders = []
+        for _ in range(2):
+            several.fit(*data(8), verbose=0)
+        found.append(orders)
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+    assert found[0][0] != found[2][0]
