@@ -470,6 +470,7 @@ class Distiller(DistributedModel):
         self._trained_logs: frozenset[str] = frozenset()
         self._tested_logs: frozenset[str] = frozenset()
         self._has_metrics = bool(metrics or weighted_metrics)
+        self.note_metrics([metrics, weighted_metrics])
         for term in self._terms:
             term.reset_state()
         super().compile(
@@ -800,10 +801,12 @@ class Distiller(DistributedModel):
         if not self.compiled:  # of which Keras complains
             yield
             return
+        engine = engine_of(self)
+        engine.check(self)
         if trains:
             self._build_optimizer()
-        engine = engine_of(self)
         self._fidelity.require_sums(engine.sums_metrics)
+        self.warn_of_sums(engine)
         engine.prepare(self)
         self._keeps_values = True
         try:

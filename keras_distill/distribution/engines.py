@@ -19,6 +19,8 @@ class OneDevice:
         share: What this process loads of each global batch.
         splits_arrays: Whether arrays have to be made into batches of which
             each process loads its share; Keras does it elsewhere.
+        trains_in_fit_alone: Whether each process would train by itself
+            elsewhere.
         sums_metrics: Whether a metric's result is that of the sums, over all
             replicas, of what each replica's metric keeps.
     """
@@ -27,6 +29,10 @@ class OneDevice:
     share = Share()
     splits_arrays = False
     sums_metrics = False
+    trains_in_fit_alone = False
+
+    def check(self, model: Any) -> None:
+        """Refuse what can't be right."""
 
     def prepare(self, model: Any) -> None:
         """Make ready what a `fit`, `evaluate` or `predict` will use."""
@@ -39,9 +45,9 @@ class OneDevice:
         """Examples in a batch of arrays that the engine can take."""
         return size
 
-    def of_first(self, number: int) -> int:
-        """The first process's number, for all."""
-        return number
+    def each(self, number: int) -> list[int]:
+        """A number of each process."""
+        return [number]
 
     @contextlib.contextmanager
     def training(self, model: Any) -> Iterator[None]:

@@ -42,8 +42,8 @@ class JaxMesh(OneDevice):
             distribution.data_shard_id, shares, self.replicas, marked=True
         )
 
-    def prepare(self, model: Any) -> None:
-        """Bring variables to the devices that were made before."""
+    def check(self, model: Any) -> None:
+        """Refuse data that would be shared twice."""
         if self.distribution.num_processes > 1 and (
             self.distribution.auto_shard_dataset
         ):
@@ -52,18 +52,22 @@ class JaxMesh(OneDevice):
                 "Received: a distribution with auto_shard_dataset=True. Pass "
                 "auto_shard_dataset=False."
             )
+
+    def prepare(self, model: Any) -> None:
+        """Bring variables to the devices that were made before."""
         if self.place(model):  # steps were compiled for where they were
             model.train_function = None
             model.test_function = None
             model.predict_function = None
 
-    def of_first(self, number: int) -> int:
-        """The first process's number, for all."""
+    def each(self, number: int) -> list[int]:
+        """A number of each process."""
         if self.distribution.num_processes == 1:
-            return number
+            return [number]
         from jax.experimental import multihost_utils
 
-        return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+        found = multihost_utils.process_allgather(np.uint32(number))
+        return [int(x) for x in found]
 
     @contextlib.contextmanager
     def training(self, model: Any) -> Iterator[None]:

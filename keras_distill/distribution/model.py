@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,12 +16,20 @@ import numpy as np
 from keras_distill.cache.transfer_set import TransferSet, is_array
 from keras_distill.call_arguments import named_arguments
 from keras_distill.distribution.batches import GlobalBatches, ShardedBatches
-from keras_distill.distribution.callbacks import Resumed, without_files
+from keras_distill.distribution.callbacks import (
+    Resumed,
+    quiet,
+    require_same_backups,
+    without_files,
+)
 from keras_distill.distribution.current import engine_of
 from keras_distill.distribution.engines import OneDevice
 from keras_distill.distribution.shares import real_rows
 from keras_distill.distribution.world import world
 from keras_distill.losses.base import DistillationLoss
+
+# Packages whose metrics keep sums.
+_KEEP_SUMS = ("keras", "keras_distill")
 
 
 class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
@@ -28,6 +37,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
 
     _in_step = False
     _gather_relations = True
+    _foreign_metrics: tuple[str, ...] = ()
 
     @property
     def gather_relations(self) -> bool:
@@ -82,6 +92,29 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         ]
         return sum(values[1:], start=values[0]) / rows
 
+    def note_metrics(self, metrics: Any) -> None:
+        """Remember of which metrics nobody knows what they keep."""
+        found = {
+            type(metric).__name__
+            for metric in keras.tree.flatten(metrics)
+            if isinstance(metric, keras.metrics.Metric)
+            and type(metric).update_state.__module__.split(".")[0]
+            not in _KEEP_SUMS
+        }
+        self._foreign_metrics = tuple(sorted(found))
+
+    def warn_of_sums(self, engine: OneDevice) -> None:
+        """Say that several devices add up what such metrics keep."""
+        if engine.sums_metrics and self._foreign_metrics:
+            warnings.warn(
+                "Several devices compute a metric from the sums of what its "
+                "variables hold. Received: "
+                f"{', '.join(self._foreign_metrics)}, which may keep something "
+                "else: a maximum, say, comes out wrong. If so, evaluate on one "
+                "device.",
+                stacklevel=2,
+            )
+
     @property
     def all_variables(self) -> list[Any]:
         """Every variable that a step takes or changes."""
@@ -126,7 +159,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
                 given["shuffle"],
                 # As Keras does: each `fit` has orders of its own, which follow
                 # from the seed that was set.
-                engine.of_first(np.random.randint(2**31)),
+                engine.each(np.random.randint(2**31))[0],
                 given["initial_epoch"],
             )
         elif engine.replicas > 1:
@@ -140,7 +173,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
             given["shuffle"] = False  # it has an order, the same everywhere
         _choose_callbacks(given, engine)
         _print_once(given)
-        with engine.training(self):
+        with engine.training(self), quiet(given["callbacks"]):
             return super().fit(**given)
 
     @functools.wraps(keras.Model.evaluate)
@@ -170,6 +203,16 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
             _give_share(given["x"], engine)
         _print_once(given)
         return super().predict(**given)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        if engine_of(self).trains_in_fit_alone:
+            raise ValueError(
+                "Processes train together in `fit`; here each would train by "
+                f"itself. Received: train_on_batch in {world()}. Pass the "
+                "batches to `fit`."
+            )
+        return super().train_on_batch(*args, **kwargs)
 
 
 def _refuse_parts_of_epochs(data: GlobalBatches, steps: int | None) -> None:
@@ -283,6 +326,7 @@ def _choose_callbacks(given: dict[str, Any], engine: OneDevice) -> None:
             )
         return
     callbacks = keras.tree.flatten(user or [])
+    require_same_backups(callbacks, engine)
     extra = engine.callbacks(callbacks)
     if isinstance(given["x"], GlobalBatches):
         extra.append(Resumed(given["x"], given["initial_epoch"]))

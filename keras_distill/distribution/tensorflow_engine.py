@@ -42,7 +42,7 @@ class TensorFlowReplicas(OneDevice):
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
 
-    def prepare(self, model: Any) -> None:
+    def check(self, model: Any) -> None:
         """Refuse what can't be right."""
         import tensorflow as tf
 
@@ -55,10 +55,11 @@ class TensorFlowReplicas(OneDevice):
                 "keras.distribution, or KERAS_BACKEND=torch with torchrun; on "
                 "one machine, MirroredStrategy."
             )
+        created_here = self.strategy.extended.variable_created_in_scope
         outside = [
             v.path
             for v in model.trainable_variables
-            if not self.strategy.extended.variable_created_in_scope(v.value)
+            if not created_here(v.value)
         ]
         if outside:
             raise ValueError(
@@ -66,6 +67,16 @@ class TensorFlowReplicas(OneDevice):
                 "there is one of it, not one for each device. Received: "
                 f"variables {outside[:3]}. Make the student and the distiller "
                 "in `with strategy.scope():`."
+            )
+        compiled = [*model.metrics_variables]
+        if model.optimizer is not None:
+            compiled += model.optimizer.variables
+        if any(not created_here(v.value) for v in compiled):
+            raise ValueError(
+                "The distiller was compiled outside of the strategy's scope. "
+                "Received: an optimizer, or metrics, for one device. Call "
+                "`compile` in `with strategy.scope():`, with an optimizer and "
+                "metrics that were made there."
             )
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -106,11 +117,14 @@ class TensorFlowReplicas(OneDevice):
             )
             if getattr(optimizer, name) is not None
         }
+        if optimizer.use_ema and optimizer.ema_overwrite_frequency:
+            wrong["ema_overwrite_frequency"] = optimizer.ema_overwrite_frequency
         if wrong:
             raise ValueError(
                 "Keras clips and accumulates gradients on each replica before "
                 "they are summed: it clips other gradients than one device "
-                "does, and can't accumulate at all. Received: an optimizer of "
+                "does, and can't accumulate at all, nor overwrite weights by "
+                "their moving average. Received: an optimizer of "
                 f"{wrong} in {self.replicas} replicas. Leave it out, or use "
                 "KERAS_BACKEND=jax or torch, where it is exact."
             )

@@ -17,8 +17,15 @@ from keras_distill.distribution.callbacks import AsOne
 from keras_distill.distribution.engines import OneDevice
 from keras_distill.distribution.shares import Share
 from keras_distill.distribution.world import gone, world
+from keras_distill.features import sublayers
 
 Tensor: TypeAlias = Any
+
+# What a process is at when it tells the others a number. Where they are at
+# different things, what they exchange next would have different sizes, which
+# ends the programs without a word of Python's.
+_AGREES, _IN_A_STEP, _AT_AN_END = range(3)
+_DOING = ("agrees with the others", "is in a step", "has no more batches")
 
 
 def torch_engine() -> OneDevice:
@@ -43,6 +50,7 @@ class TorchProcesses(OneDevice):
 
     splits_arrays = True
     sums_metrics = True
+    trains_in_fit_alone = True
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
@@ -50,8 +58,12 @@ class TorchProcesses(OneDevice):
         self.share = Share(rank, size, marked=True)
         self._count = 0
         self._counts: list[int] | None = None
+        # Whether this process is to stop, and whether some other is.
+        self.wants_stop = False
+        self.stops = False
+        self._may_end = False
 
-    def prepare(self, model: Any) -> None:
+    def check(self, model: Any) -> None:
         """Refuse a Keras that averages by itself."""
         version = tuple(int(x) for x in keras.__version__.split(".")[:2])
         if version >= (3, 16):
@@ -67,6 +79,7 @@ class TorchProcesses(OneDevice):
     def training(self, model: Any) -> Iterator[None]:
         """Average what the optimizer gets."""
         self._check_same_teacher(model)
+        self.wants_stop = self.stops = False
         optimizer = model.optimizer
         apply = optimizer.apply
         kept = _kept_besides(model)
@@ -85,6 +98,7 @@ class TorchProcesses(OneDevice):
             yield
         finally:
             del optimizer.apply
+            self._may_end = False
 
     @contextlib.contextmanager
     def step(self, model: Any, data: Any, count: int | None) -> Iterator[None]:
@@ -106,6 +120,8 @@ class TorchProcesses(OneDevice):
         """Weighted means of gradients, and of variables, over processes."""
         import torch
 
+        if self._may_end:
+            self._each(0, _IN_A_STEP)
         sent = [
             torch.zeros_like(v.value) if g is None else g
             for g, v in zip(grads, variables, strict=True)
@@ -116,10 +132,12 @@ class TorchProcesses(OneDevice):
             for x in sent
         ]
         flags = [float(g is not None) for g in grads]
-        facts = torch.tensor([*flags, weight], dtype=parts[0].dtype)
+        facts = [*flags, float(self.wants_stop), weight]
+        facts = torch.tensor(facts, dtype=parts[0].dtype)
         flat = torch.cat([*parts, facts.to(parts[0].device)])
         self._sum(flat)
-        *used, total = flat[-len(facts) :].tolist()
+        *used, stops, total = flat[-len(facts) :].tolist()
+        self.stops = stops > 0
         means = [
             part.view(x.shape).to(x.dtype)
             for part, x in zip(
@@ -165,7 +183,8 @@ class TorchProcesses(OneDevice):
 
     def _all_counts(self) -> list[int]:
         if self._counts is None:
-            self._counts = [int(x) for x in self._each(self._count)]
+            counts = self._each(self._count, _IN_A_STEP)
+            self._counts = [int(x) for x in counts]
         return self._counts
 
     def metrics_result(
@@ -174,6 +193,8 @@ class TorchProcesses(OneDevice):
         """Results of metrics over all processes."""
         import torch
 
+        if self._may_end:
+            self._each(0, _AT_AN_END)
         variables = model.metrics_variables
         if not variables:
             return result()
@@ -212,13 +233,15 @@ class TorchProcesses(OneDevice):
             ),
             ("first epoch", epoch, "Keep backups where all see them"),
         ):
-            numbers = [int(x) for x in self._each(number)]
+            numbers = self.each(number)
             if len(set(numbers)) > 1:
                 raise ValueError(
                     "All processes must do the same steps, or they wait for "
                     f"each other for ever. Received: {what} {numbers}, by "
                     f"process. {advice}."
                 )
+        # Of data without a length, only the end says how long they are.
+        self._may_end = steps is None
         variables = [*model.variables, *model.optimizer.variables]
         with torch.no_grad():
             for variable in {id(v): v for v in variables}.values():
@@ -228,13 +251,32 @@ class TorchProcesses(OneDevice):
         for state in _random_states(model):
             _draw_apart(state, self.rank)
 
-    def of_first(self, number: int) -> int:
-        """The first process's number, for all."""
-        return int(self._each(number)[0])
+    def each(self, number: int) -> list[int]:
+        """A number of each process."""
+        return [int(x) for x in self._each(number)]
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any of the processes."""
         return any(self._each(float(flag)))
+
+    def require_alike(self, model: Any) -> None:
+        """Raise where a process has another student, or learns otherwise.
+
+        Raises:
+            RuntimeError: If so.
+        """
+        for what, number in (
+            ("learning rates", model.optimizer.learning_rate),
+            ("sums of weights", _sum_of(model.student.trainable_variables)),
+        ):
+            numbers = self._each(float(ops.convert_to_numpy(number)))
+            if not np.allclose(numbers, numbers[0], 1e-6, 0, equal_nan=True):
+                raise RuntimeError(
+                    "All processes train the same student in the same way. "
+                    f"Received: {what} {numbers}, by process. A callback that "
+                    "changes the student or the learning rate is one that all "
+                    "processes need."
+                )
 
     def _check_same_teacher(self, model: Any) -> None:
         import torch.distributed as dist
@@ -252,15 +294,26 @@ class TorchProcesses(OneDevice):
                 "teacher from one file in all of them."
             )
 
-    def _each(self, number: float) -> list[float]:
-        """A number of each process."""
+    def _each(self, number: float, doing: int = _AGREES) -> list[float]:
+        """A number of each process, all of which do the same thing."""
         import torch
 
         device = keras.ops.zeros(()).device
-        mine = torch.tensor([number], dtype=torch.float64, device=device)
-        numbers = [torch.empty_like(mine) for _ in range(self.replicas)]
-        self._collective("all_gather", numbers, mine)
-        return [float(x) for x in numbers]
+        mine = torch.tensor([number, doing], dtype=torch.float64, device=device)
+        found = [torch.empty_like(mine) for _ in range(self.replicas)]
+        self._collective("all_gather", found, mine)
+        numbers, places = zip(*(x.tolist() for x in found), strict=True)
+        if len({*places}) > 1:
+            said = ", ".join(
+                f"process {i} {_DOING[int(place)]}"
+                for i, place in enumerate(places)
+            )
+            raise ValueError(
+                "All processes must do the same steps, or they wait for each "
+                f"other for ever. Received: {said}. Give each as many batches "
+                "(distribution.batches does)."
+            )
+        return [*numbers]
 
     def _sum(self, flat: Any) -> None:
         self._collective("all_reduce", flat)
@@ -280,7 +333,26 @@ def _kept_besides(model: Any) -> list[Any]:
     found = {
         id(v): v for layer in layers for v in layer.non_trainable_variables
     }
-    return [v for v in found.values() if "float" in str(v.dtype)]
+    # Nobody changes these, and an average would round them.
+    frozen = {id(v) for layer in layers for v in _frozen(layer)}
+    return [
+        v
+        for key, v in found.items()
+        if key not in frozen and "float" in str(v.dtype)
+    ]
+
+
+def _frozen(layer: Any) -> list[Any]:
+    """Variables of the layers in a layer that aren't trained."""
+    if not layer.trainable:
+        return list(layer.variables)
+    return [v for inner in sublayers(layer) for v in _frozen(inner)]
+
+
+def _sum_of(variables: list[Any]) -> float:
+    """A number that tells students apart."""
+    arrays = (ops.convert_to_numpy(v.value) for v in variables)
+    return float(sum(np.abs(x).sum(dtype="float64") for x in arrays))
 
 
 def _random_states(model: Any) -> list[Any]:

@@ -30,7 +30,8 @@ def mesh(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    launched("processes", folder, PROCESSES, size=2, timeout=400)
+    names = [*PROCESSES, "apart"]
+    launched("processes", folder, names, size=2, timeout=400)
     return folder
 
 
@@ -43,3 +44,7 @@ def test_two_devices_do_what_one_does(mesh, name):
 def test_two_processes_do_what_one_does(mesh, processes, name):
     for rank in (0, 1):
         assert_equal(found(processes, name, rank), found(mesh, name, "one"))
+
+
+def test_backups_that_one_process_sees_are_refused(processes):
+    assert found(processes, "apart", 1)["refused"] == [1]

@@ -114,7 +114,7 @@ def arrays():
 def agreed():
     """What the first process says, where each would say another number."""
     made = distiller()
-    number = engine_of(made).of_first(kd.distribution.world().rank + 2**30)
+    number = engine_of(made).each(kd.distribution.world().rank + 2**30)[0]
     return made, {"number": [float(number)]}
 
 
@@ -269,6 +269,79 @@ def split_teacher():
     return result
 
 
+def apart():
+    """What would let processes train apart is an error in all of them."""
+    import pytest
+
+    def wrong(error, expected, run):
+        with pytest.raises(error, match=expected):
+            run()
+
+    rank = kd.distribution.world().rank
+    made = distiller()
+    folder = pathlib.Path(sys.argv[2]) / f"backups-{rank}"
+    if rank == 0:
+        folder.mkdir()
+        (folder / "backup").write_text("")
+    backup = keras.callbacks.BackupAndRestore(folder)
+    wrong(
+        ValueError,
+        "1 of 2 processes see one",
+        lambda: fit(made, batches(), callbacks=[backup]),
+    )
+    if keras.backend.backend() == "torch":
+        slower = keras.callbacks.LearningRateScheduler(lambda _, rate: rate / 2)
+        mine = [slower] if rank == 0 else []
+        wrong(
+            RuntimeError,
+            "learning rates",
+            lambda: fit(made, batches(), callbacks=mine),
+        )
+        longer = (data(8) for _ in range(3 + rank))
+        wrong(
+            ValueError,
+            "process 0 has no more batches, process 1 is in a step",
+            lambda: made.fit(longer, verbose=0),
+        )
+        wrong(
+            ValueError, "would train by itself", lambda: made.train_on_batch(0)
+        )
+    return distiller(), {"refused": [1.0]}
+
+
+def stopped():
+    """One process is told to stop, in the middle of an epoch or before."""
+    made, rank = distiller(), kd.distribution.world().rank
+
+    def until_told():
+        for i in range(20):
+            if i == 5 and rank == 1:  # as the handler of a signal would
+                made.stop_training = True
+            yield data(8)
+
+    made.fit(until_told(), verbose=0)
+    steps = int(made.optimizer.iterations)
+
+    class StopsBefore(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.stop_training = rank == 0 and epoch == 1
+
+    made, history = fit(made, batches(), callbacks=[StopsBefore()])
+    return made, history | {"steps": [float(steps)]}
+
+
+def frozen():
+    """Weights that nobody trains, before and after."""
+    made = distiller()
+    layer = made.student.get_layer("conv")
+    layer.trainable = False
+    made.compile(loss=None, metrics=None)
+    before = keras.ops.convert_to_numpy(layer.kernel)
+    fit(made, batches())
+    moved = np.abs(keras.ops.convert_to_numpy(layer.kernel) - before).max()
+    return made, {"moved": [float(moved)]}
+
+
 def refusals():
     """What can't be right on TensorFlow's replicas is refused."""
     import pytest
@@ -277,11 +350,20 @@ def refusals():
     with scope():
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas == 2:
-        for wrong in ({"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}):
+        overwritten = {"use_ema": True, "ema_overwrite_frequency": 2}
+        for wrong in (
+            {"gradient_accumulation_steps": 2},
+            {"clipnorm": 1.0},
+            overwritten,
+        ):
             with pytest.raises(ValueError, match="on each replica before"):
                 fit(distiller(**wrong), batches())
         with pytest.raises(ValueError, match="share equally"):
             distiller().fit(*data(), batch_size=7, verbose=0)
+        made = distiller()
+        made.compile(loss=None, metrics=None)
+        with pytest.raises(ValueError, match="compiled outside of"):
+            fit(made, batches())
     return distiller(), {}
 
 

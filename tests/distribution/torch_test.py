@@ -16,7 +16,7 @@ EQUAL = [
     "relations_per_replica",
     "banks",
 ]
-ALONE = ["normalization", "dropout", "callbacks"]
+ALONE = ["normalization", "dropout", "callbacks", "apart", "stopped", "frozen"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,21 @@ def test_each_process_drops_other_units(folder):
     for key in states:
         assert first[key][0] != second[key][0]
         assert first[key][1] == second[key][1]  # as many draws
+
+
+def test_what_would_train_apart_is_refused(folder):
+    assert found(folder, "apart", 1)["refused"] == [1]
+
+
+def test_all_stop_where_one_is_told_to(folder):
+    for rank in (0, 1):
+        history = found(folder, "stopped", rank)
+        assert 5 <= history["steps"][0] < 9
+        assert len(history["loss"]) == 2
+
+
+def test_frozen_weights_stay_as_they_are(folder):
+    assert found(folder, "frozen", 0)["moved"] == [0]
 
 
 def test_one_process_writes_files_and_one_stops_all(folder):

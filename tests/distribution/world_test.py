@@ -4,6 +4,7 @@ import contextlib
 import functools
 import sys
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -12,10 +13,11 @@ from distribution.scenarios import data, distiller
 from support import only_on
 
 import keras_distill as kd
-from keras_distill.distribution.callbacks import AsOne
+from keras_distill.distribution.callbacks import AsOne, quiet
 from keras_distill.distribution.model import _share_arrays
 from keras_distill.distribution.shares import Share, real_rows
 from keras_distill.distribution.world import (
+    World,
     _agree_on_seed,
     _place_on_this_machine,
 )
@@ -156,7 +158,7 @@ def test_clusters_of_tensorflow_are_refused(monkeypatch):
     replicas = TensorFlowReplicas.__new__(TensorFlowReplicas)
     replicas.strategy = strategy
     with pytest.raises(ValueError, match="MultiWorkerMirroredStrategy"):
-        replicas.prepare(None)
+        replicas.check(None)
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(ValueError, match="TF_CONFIG"):
         kd.distribution.initialize()
@@ -168,7 +170,7 @@ def test_keras_that_averages_by_itself_is_refused(monkeypatch):
 
     monkeypatch.setattr(keras, "__version__", "3.16.0")
     with pytest.raises(ValueError, match=r"keras<3\.16"):
-        TorchProcesses(0, 2).prepare(None)
+        TorchProcesses(0, 2).check(None)
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def several(monkeypatch):
         share=Share(0, 2, 2, marked=True), splits_arrays=True, replicas=2
     )
     fake.prepare = lambda model: None
-    fake.of_first = lambda number: number
+    fake.each = lambda number: [number]
     fake.callbacks = lambda user: []
     fake.training = lambda model: contextlib.nullcontext()
     monkeypatch.setattr(
@@ -208,7 +210,12 @@ def test_all_ask_whether_to_stop_if_one_may(several):
     class Engine:
         """Of a process whose neighbour has a callback that may stop."""
 
+        wants_stop = False
+
         def start(self, model, steps, epoch):
+            pass
+
+        def require_alike(self, model):
             pass
 
         def any(self, flag):
@@ -220,9 +227,9 @@ def test_all_ask_whether_to_stop_if_one_may(several):
     as_one.set_model(several)
     as_one.set_params({"steps": 2})
     as_one.on_epoch_begin(0)
-    assert asked == [False]
+    assert asked == [False, False]
     as_one.on_train_batch_end(0)
-    assert len(asked) == 2
+    assert len(asked) == 3
     assert several.stop_training
 
 
@@ -236,6 +243,46 @@ def test_callbacks_that_may_stop_within_an_epoch_are_known(hook):
         assert AsOne(engine, [callback]).within_epochs
     plain = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: None)
     assert not AsOne(engine, [plain, keras.callbacks.History()]).within_epochs
+
+
+class Largest(keras.metrics.Metric):
+    """What sums over devices can't tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.add_variable((), "zeros", name="largest")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.largest.assign(keras.ops.max(y_pred))
+
+    def result(self):
+        return self.largest
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_metrics_that_may_keep_no_sums_are_named(sums):
+    engine = types.SimpleNamespace(sums_metrics=sums)
+    made = distiller()
+    for metrics in (["accuracy"], {"logits": [Largest()]}):
+        made.compile(loss=None, metrics=metrics)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made.warn_of_sums(engine)
+        named = ["Largest" in str(one.message) for one in said]
+        assert named == ([True] if sums and "logits" in metrics else [])
+
+
+@only_on("torch")
+def test_callbacks_print_in_the_first_process_alone(monkeypatch):
+    stopping = keras.callbacks.EarlyStopping(verbose=1)
+    for rank in (0, 1):
+        monkeypatch.setattr(
+            "keras_distill.distribution.callbacks.world",
+            lambda rank=rank: World(rank, 2),
+        )
+        with quiet([stopping]):
+            assert stopping.verbose == 1 - rank
+        assert stopping.verbose == 1
 
 
 @only_on("torch")
