@@ -81,6 +81,7 @@ ALLOWED = {
         "cache.transfer_set",
         "call_arguments",
         "distribution",
+        "features",
         "losses.base",
     },
     "checks": {"defaults", "features", "losses.base"},
