@@ -159,7 +159,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
                 given["shuffle"],
                 # As Keras does: each `fit` has orders of its own, which follow
                 # from the seed that was set.
-                engine.each(np.random.randint(2**31))[0],
+                engine.each(np.random.randint(2**31 - 1))[0],
                 given["initial_epoch"],
             )
         elif engine.replicas > 1:

@@ -209,7 +209,7 @@ def _agree_on_seed() -> None:
 
     # Of the generator that `keras.utils.set_random_seed` seeds, so that a seed
     # that was set decides.
-    seed = np.random.randint(2**31)
+    seed = np.random.randint(2**31 - 1)
     seed = multihost_utils.broadcast_one_to_all(np.uint32(seed))
     keras.utils.set_random_seed(int(seed))
 
