@@ -46,24 +46,6 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See {self.prog} --help.")
 
 
-class CommandParser(Parser):
-    """The parser of one command, which takes options between its files too."""
-
-    _is_inside = False
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse options first, then what is left."""
-        if self._is_inside:  # argparse calls this for each of the two
-            return super().parse_known_args(args, namespace)
-        self._is_inside = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._is_inside = False
-
-
 def add_command(
     commands: Commands,
     name: str,

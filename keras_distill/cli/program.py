@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from keras_distill.cli import (
     reporting,
     verifying,
 )
-from keras_distill.cli.arguments import CommandParser, Commands, Parser
+from keras_distill.cli.arguments import Commands, Parser
 
 # As programs do for a wrong command line, so that a script can tell.
 _USERS_ERROR = 2
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        parsed = parser().parse_args(given)
+        parsed = parse(given)
     except ValueError as error:
         return _say(error, _USERS_ERROR)
     parsed.given = given
@@ -79,14 +80,27 @@ def _say(what: object, status: int) -> int:
     return status
 
 
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """A command line's arguments; options may stand between its files."""
+    whole, commands = _parsers()
+    if not given or given[0] not in commands.choices:
+        return whole.parse_args(given)  # asks for help, or is wrong
+    # What takes commands can't take options between files: a command can.
+    command: Parser = commands.choices[given[0]]
+    return command.parse_intermixed_args(given[1:])
+
+
 def parser() -> Parser:
     """The parser of the whole command line."""
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[Parser, Commands]:
+    """The parser, and what holds those of its commands."""
     made = Parser(
         prog="keras-distill", description=_DESCRIPTION, epilog=_EPILOG
     )
-    commands: Commands = made.add_subparsers(
-        required=True, metavar="COMMAND", parser_class=CommandParser
-    )
+    commands: Commands = made.add_subparsers(required=True, metavar="COMMAND")
     for module in (
         methods,
         distilling,
@@ -98,4 +112,4 @@ def parser() -> Parser:
     ):
         module.add(commands)
     completion.add(commands, parser)
-    return made
+    return made, commands

@@ -204,15 +204,28 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         _print_once(given)
         return super().predict(**given)
 
-    @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """As Keras does it, on one device.
+
+        Raises:
+            ValueError: If each of several processes would train by itself.
+        """
         if engine_of(self).trains_in_fit_alone:
             raise ValueError(
                 "Processes train together in `fit`; here each would train by "
                 f"itself. Received: train_on_batch in {world()}. Pass the "
                 "batches to `fit`."
             )
-        return super().train_on_batch(*args, **kwargs)
+        return super().train_on_batch(
+            x, y, sample_weight, class_weight, return_dict
+        )
 
 
 def _refuse_parts_of_epochs(data: GlobalBatches, steps: int | None) -> None:

@@ -9,7 +9,7 @@ from support import only_on
 
 import keras_distill as kd
 from keras_distill.cli import main, methods
-from keras_distill.cli.program import parser
+from keras_distill.cli.program import parse
 
 # The same on each backend.
 pytestmark = only_on("torch")
@@ -123,9 +123,9 @@ def test_a_defect_of_our_own_is_not_hidden(monkeypatch):
     ],
 )
 def test_options_stand_between_files_too(given):
-    parsed = parser().parse_args(["distill", "-o", "o.keras", *given])
+    parsed = parse(["distill", "-o", "o.keras", *given])
     files = parsed.teacher, parsed.student, parsed.data
     assert [str(file) for file in files] == ["t.keras", "s.keras", "d.npz"]
     assert (parsed.epochs, parsed.json) == (3, True)
     without = ["-o", "o.keras", *(x for x in given if x != "s.keras")]
-    assert parser().parse_args(["distill", *without]).student is None
+    assert parse(["distill", *without]).student is None
