@@ -103,13 +103,6 @@ TEACHER_WITHOUT_NAN = {
 SEVERAL_LAYERS = {"FlowOfSolution"}
 # Losses for which the classes may differ.
 OTHER_CLASSES = {"SortedProbabilities"}
-# One of each kind.
-IN_COMPILE = {
-    kd.losses.Hint,
-    kd.losses.RelationalDistance,
-    kd.losses.SoftTargets,
-    kd.losses.SparseSoftTargets,
-}
 SECTIONS = ["Formula", "Args", "Shapes", "Raises", "Example", "Reference"]
 
 
@@ -432,8 +425,6 @@ def test_is_registered(loss_class):
 
 @pytest.mark.usefixtures("differentiable")
 def test_works_in_compile_on_stored_outputs(loss_class, make, pair):
-    if keras.backend.backend() == "jax" and loss_class not in IN_COMPILE:
-        pytest.skip("JAX compiles it with a distiller, in the next test.")
     loss = make()
     if loss.uses_labels or loss.uses_sample_ids:
         pytest.skip("model.compile has no place for a teacher and labels.")
