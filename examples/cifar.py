@@ -1,12 +1,16 @@
 """Distil a ResNet on CIFAR-10, and run it as a LiteRT file.
 
     KERAS_BACKEND=jax python examples/cifar.py --quick
+    KERAS_BACKEND=jax python examples/cifar.py --cpu
     KERAS_BACKEND=jax python examples/cifar.py
 
 Trains a teacher; a student at least ten times smaller, alone; and the same
-student, from the same weights, distilled. The defaults are for an accelerator;
---quick takes minutes on a CPU. The data comes from tensorflow_datasets, which
-downloads it once.
+student, from the same weights, distilled in two ways: with soft targets, and
+with the teacher's own classifier (SimKD), the best of `compare_methods.py`,
+which makes the student larger. Each distilled student becomes an int8 file for
+LiteRT. The defaults are for an accelerator; --cpu, with all images, takes an
+hour on a CPU, and --quick minutes. The data comes from tensorflow_datasets,
+which downloads it once.
 
 A run that was interrupted, in whatever way, goes on when the same command is
 given again, and ends with the same weights as one that wasn't.
@@ -15,6 +19,7 @@ given again, and ends with the same weights as one that wasn't.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -31,11 +36,14 @@ from keras import layers
 
 import keras_distill as kd
 
-RESULTS = figures.RESULTS / "cifar_quick.json"
+RESULTS = figures.RESULTS / "cifar.json"
 PADDING = 4
 # How many times smaller than the teacher a student is, at the least.
 SMALLER = 10
 VALIDATION_BATCH_SIZE = 500
+CALIBRATION_SIZE = 500
+# Of the layer before the mean over places.
+FEATURES = "features"
 
 
 class Plan(NamedTuple):
@@ -56,6 +64,7 @@ class Plan(NamedTuple):
 # ResNet-20, four times as wide as its paper's, for ResNet-20.
 REAL = Plan(45_000, 5_000, 150, 150, 3, 64, 3, 16, 1)
 # ResNet-8 for ResNet-8.
+CPU = Plan(45_000, 5_000, 15, 12, 1, 32, 1, 8, 2)
 QUICK = Plan(2_000, 500, 8, 8, 1, 32, 1, 8, 2)
 
 
@@ -182,27 +191,66 @@ def run(arguments: argparse.Namespace) -> None:
                 validation_batch_size=VALIDATION_BATCH_SIZE,
                 callbacks=[progress],
             )
-            put(path, getattr(model, "student", model).save)
+            distilled = isinstance(model, kd.Distiller)
+            put(path, (model.student if distilled else model).save)
             progress.path.unlink(missing_ok=True)
         # Read back in any case, so that what follows is the same in a run that
         # found the file.
         return keras.saving.load_model(path, compile=False)
 
     tell_sizes(make_teacher(arguments), make_student(arguments))
-    teacher = trained(
-        make_teacher(arguments), "teacher", arguments.teacher_epochs
-    )
-    alone = trained(make_student(arguments), "student_alone", arguments.epochs)
-    distiller = kd.Distiller(
+    if arguments.teacher:
+        teacher = keras.saving.load_model(arguments.teacher, compile=False)
+    else:
+        teacher = trained(
+            make_teacher(arguments), "teacher", arguments.teacher_epochs
+        )
+    models = {
+        "teacher": teacher,
+        "student alone": trained(
+            make_student(arguments), "student_alone", arguments.epochs
+        ),
+    }
+    for method, make in METHODS.items():
+        distiller = make(teacher, make_student(arguments), arguments)
+        name = method.replace(" ", "_")
+        models[method] = trained(distiller, name, arguments.epochs)
+    report(models, train, test, arguments)
+
+
+def soft_targets(
+    teacher: keras.Model, student: keras.Model, arguments: argparse.Namespace
+) -> kd.Distiller:
+    """What Hinton et al. (2015) do."""
+    return kd.Distiller(
         teacher,
-        make_student(arguments),
+        student,
         losses=kd.losses.SoftTargets(temperature=arguments.temperature),
         hard_label_weight=arguments.hard_label_weight,
         # It has a file of its own.
         save_teacher=False,
     )
-    distilled = trained(distiller, "student_distilled", arguments.epochs)
-    report(teacher, alone, distilled, test, arguments)
+
+
+def reused_classifier(
+    teacher: keras.Model, student: keras.Model, arguments: argparse.Namespace
+) -> kd.Distiller:
+    """The best in `compare_methods.py`: the student gets the teacher's head."""
+    student = kd.reuse_classifier(teacher, student, FEATURES, FEATURES)
+    return kd.Distiller(
+        teacher,
+        student,
+        losses=kd.losses.Hint(FEATURES, student.get_layer("projector").name),
+        loss_weights=[1.0],
+        hard_label_weight=0.0,
+        save_teacher=False,
+    )
+
+
+METHODS = {
+    "student distilled": soft_targets,
+    "student by SimKD": reused_classifier,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -210,10 +258,16 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         "--quick",
         action="store_true",
-        help="few images, few epochs and a smaller teacher",
+        help="few images, few epochs and smaller models",
+    )
+    sizes.add_argument(
+        "--cpu",
+        action="store_true",
+        help="all images, few epochs and smaller models",
     )
     for option, meaning in (
         ("train-size", "training images"),
@@ -224,8 +278,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(
             f"--{option}",
             type=int,
-            help=f"{meaning} (default: {getattr(REAL, name)}, "
-            f"--quick: {getattr(QUICK, name)})",
+            help=f"{meaning} (default: {getattr(REAL, name)}, --cpu: "
+            f"{getattr(CPU, name)}, --quick: {getattr(QUICK, name)})",
         )
     for option, default, meaning in (
         ("batch-size", 128, "images in a step"),
@@ -239,6 +293,11 @@ def parse_arguments() -> argparse.Namespace:
             default=default,
             help=f"{meaning} (default: {default})",
         )
+    parser.add_argument(
+        "--teacher",
+        type=pathlib.Path,
+        help="a teacher.keras of another run, instead of training one",
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -255,18 +314,21 @@ def parse_arguments() -> argparse.Namespace:
         "--output",
         type=pathlib.Path,
         help="folder for models, progress and results (default: "
-        "cifar-output/BACKEND, --quick: cifar-output/BACKEND-quick)",
+        "cifar-output/BACKEND, and -cpu or -quick behind it)",
     )
     figures.add_arguments(parser)
     arguments = parser.parse_args()
-    plan = QUICK if arguments.quick else REAL
+    plan, ending = REAL, ""
+    if arguments.cpu:
+        plan, ending = CPU, "-cpu"
+    if arguments.quick:
+        plan, ending = QUICK, "-quick"
     for name, value in plan._asdict().items():
         if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
     if arguments.train_size < arguments.batch_size:
         parser.error("--train-size is less than one batch")
     if arguments.output is None:
-        ending = "-quick" if arguments.quick else ""
         arguments.output = pathlib.Path(
             "cifar-output", keras.backend.backend() + ending
         )
@@ -295,8 +357,12 @@ def check_settings(arguments: argparse.Namespace) -> None:
 def described(arguments: argparse.Namespace) -> dict[str, Any]:
     """All that the trained weights depend on."""
     settings = {**vars(arguments), "backend": keras.backend.backend()}
-    for name in ("output", "data_dir", "quick", "json", "table"):
+    for name in ("output", "data_dir", "quick", "cpu", "json", "table"):
         del settings[name]
+    # Where a teacher lies means nothing elsewhere.
+    if path := settings.pop("teacher"):
+        content = path.read_bytes()
+        settings["teacher"] = hashlib.sha256(content).hexdigest()
     return settings
 
 
@@ -368,17 +434,23 @@ def make_resnet(
     for stage in range(3):
         for block in range(blocks):
             shrink = 2 if stage > 0 and block == 0 else 1
-            x = residual(x, width * 2**stage, strides=shrink)
+            last = stage == 2 and block == blocks - 1
+            x = residual(
+                x,
+                width * 2**stage,
+                strides=shrink,
+                name=FEATURES if last else None,
+            )
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(10)(x), name=name)
 
 
-def residual(x: Any, width: int, strides: int) -> Any:
+def residual(x: Any, width: int, strides: int, name: str | None) -> Any:
     y = layers.ReLU()(convolution(x, width, strides=strides))
     y = convolution(y, width)
     if x.shape != y.shape:
         x = convolution(x, width, size=1, strides=strides)
-    return layers.ReLU()(layers.Add()([x, y]))
+    return layers.ReLU(name=name)(layers.Add()([x, y]))
 
 
 def convolution(x: Any, width: int, size: int = 3, strides: int = 1) -> Any:
@@ -426,43 +498,39 @@ def tell_sizes(teacher: keras.Model, student: keras.Model) -> None:
 
 
 def report(
-    teacher: keras.Model,
-    alone: keras.Model,
-    distilled: keras.Model,
+    models: dict[str, keras.Model],
+    train: Examples,
     test: Examples,
     arguments: argparse.Namespace,
 ) -> None:
     """Use the test set, once, and write what came of it."""
     images = test.images.astype("float32")
-    artifact = kd.export_litert(distilled, arguments.output / "student.tflite")
-    models = {
-        "teacher": teacher,
-        "student alone": alone,
-        "student distilled": distilled,
-    }
-    classes = {
-        name: model.predict(
+
+    def predict(model: keras.Model) -> np.ndarray:
+        return model.predict(
             images, batch_size=VALIDATION_BATCH_SIZE, verbose=0
-        ).argmax(-1)
-        for name, model in models.items()
-    }
-    rows = [
-        {
-            "model": name,
-            "parameters": model.count_params(),
-            **compare(classes[name], test, classes["teacher"]),
-        }
-        for name, model in models.items()
-    ]
-    on_litert = artifact.predict(images).argmax(-1)
-    rows.append(
-        {
-            "model": "student distilled, on LiteRT",
-            "parameters": distilled.count_params(),
-            **compare(on_litert, test, classes["teacher"]),
-            "bytes": artifact.size,
-        }
-    )
+        )
+
+    taught = predict(models["teacher"]).argmax(-1)
+    rows = []
+    for name, model in models.items():
+        classes = predict(model).argmax(-1)
+        parameters = {"model": name, "parameters": model.count_params()}
+        rows.append(parameters | compare(classes, test, taught))
+        if name not in METHODS:
+            continue
+        artifact = kd.export_litert(
+            model,
+            arguments.output / f"{name.replace(' ', '_')}.tflite",
+            "int8",
+            calibration_data=train.images[:CALIBRATION_SIZE].astype("float32"),
+        )
+        classes = artifact.predict(images).argmax(-1)
+        rows.append(
+            parameters
+            | {"model": f"{name}, int8 on LiteRT", "bytes": artifact.size}
+            | compare(classes, test, taught)
+        )
     print_table(rows)
     facts = {
         "settings": described(arguments),
@@ -477,7 +545,7 @@ def report(
         f"{len(test.classes)} test images, {arguments.train_size} to train on, "
         f"seed {arguments.seed}. One seed proves little:\nrun others, with "
         "--seed and --output, before you believe a gain.\n"
-        f"Models, LiteRT file and results.json are in {arguments.output}."
+        f"Models, LiteRT files and results.json are in {arguments.output}."
     )
 
 
@@ -487,26 +555,30 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     for run in runs:
         for row in run["results"]:
             found.setdefault(row["model"], []).append(row)
+    alone = [seed["accuracy"] for seed in found["student alone"]]
     rows = []
     for name, seeds in found.items():
-        agreement = figures.percent([seed["agreement"] for seed in seeds])
+        accuracy = [seed["accuracy"] for seed in seeds]
+        agreement = [seed["agreement"] for seed in seeds]
+        gains = 100 * (np.array(accuracy) - alone)
+        size = f"{seeds[0]['parameters']:,}"
+        if "bytes" in seeds[0]:
+            size = f"{seeds[0]['bytes'] / 1024:.0f} KiB"
+        taught, isolated = name == "teacher", name == "student alone"
         rows.append(
             [
                 name,
-                f"{seeds[0]['parameters']:,}",
-                figures.percent([seed["accuracy"] for seed in seeds]),
-                "–" if name == "teacher" else agreement,
+                size,
+                # It may be one teacher for all.
+                figures.percent(sorted(set(accuracy)) if taught else accuracy),
+                "–" if taught else figures.percent(agreement),
+                "–"
+                if taught or isolated
+                else ", ".join(f"{gain:.1f}" for gain in gains),
             ]
         )
-    alone, distilled = (
-        np.array([seed["accuracy"] for seed in found[name]])
-        for name in ("student alone", "student distilled")
-    )
-    gains = ", ".join(f"{100 * gain:.1f}" for gain in distilled - alone)
-    rows.append(["points gained, seed by seed", "", gains, ""])
-    return figures.markdown(
-        ("", "parameters", "accuracy", "agreement with the teacher"), rows
-    )
+    head = ("", "parameters", "accuracy", "agreement", "points gained by seed")
+    return figures.markdown(head, rows)
 
 
 def compare(
@@ -519,7 +591,7 @@ def compare(
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    line = "{:<28}  {:>10}  {:>8}  {:>9}  {:>9}".format
+    line = "{:<40}  {:>10}  {:>8}  {:>9}  {:>9}".format
     print()
     print(line("", "parameters", "accuracy", "agreement", "file"))
     for row in rows:

@@ -32,7 +32,6 @@ from keras_distill.defaults import (
 from keras_distill.distribution.current import engine_of
 from keras_distill.distribution.model import DistributedModel
 from keras_distill.distribution.shares import without_marker
-from keras_distill.distribution.world import local
 from keras_distill.features import (
     StoredTeacher,
     TransferBatch,
@@ -40,6 +39,7 @@ from keras_distill.features import (
     select_inputs,
 )
 from keras_distill.fidelity import ExaminedBatch, Fidelity, check_metrics
+from keras_distill.local_devices import local
 from keras_distill.losses.base import DistillationLoss, Tensor
 from keras_distill.metrics.fidelity_metric import FidelityMetric
 from keras_distill.whole_files import written_whole
@@ -505,7 +505,7 @@ class Distiller(DistributedModel):
         Keras passes `(data,)`, or `(state, data)` on JAX.
         """
         *state, data = args
-        with self.step_on(data) as real:
+        with self.step_on(data, trains=True) as real:
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(real)
             x = self._with_teacher(x, state)
             result = super().train_step(*state, (x, y, sample_weight))

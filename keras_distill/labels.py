@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from keras import ops
 
+from keras_distill.batch_means import batch_mean
 from keras_distill.masks import mask_of
 
 Tensor: TypeAlias = Any
@@ -60,4 +61,4 @@ def without_padding(
 def known_share(known: Tensor, dtype: Any) -> Tensor:
     """1 for each labelled example, scaled to a mean over those alone."""
     known = ops.cast(known, dtype)
-    return known / ops.maximum(ops.mean(known), 1e-12)
+    return known / ops.maximum(batch_mean(known), 1e-12)

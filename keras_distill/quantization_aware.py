@@ -13,6 +13,7 @@ from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
     FakeQuantizedWeights,
 )
+from keras_distill.predictions import predict
 from keras_distill.rounding_copy import RoundingCopy
 
 _SCHEMES = (
@@ -179,7 +180,7 @@ def _calibrate(ready: keras.Model, data: Any) -> None:
     for layer in ranges:
         # On JAX, a pass without training keeps no change of what is trained.
         layer.observes, layer.trainable = True, False
-    ready.predict(x, batch_size=_BATCH, verbose=0)
+    predict(ready, x, _BATCH)
     for layer, before in zip(ranges, trainable, strict=True):
         layer.observes, layer.trainable = False, before
     # The compiled one would go on observing.

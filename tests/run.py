@@ -71,6 +71,10 @@ def main():
             "TF_CPP_MIN_LOG_LEVEL": "3",
             # On models this small, threads of PyTorch wait for each other.
             "OMP_NUM_THREADS": "1",
+            # For sitecustomize.py.
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(ROOT / "tests"), os.getenv("PYTHONPATH")])
+            ),
             # Each process would compile all modules, and pytest all tests.
             "PYTHONDONTWRITEBYTECODE": "",
         }

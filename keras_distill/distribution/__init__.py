@@ -9,8 +9,8 @@ from keras_distill.distribution.batches import (
 from keras_distill.distribution.batches import batches as batches
 from keras_distill.distribution.world import World as World
 from keras_distill.distribution.world import initialize as initialize
-from keras_distill.distribution.world import local as local
 from keras_distill.distribution.world import world as world
+from keras_distill.local_devices import local as local
 
 __all__ = [
     "GlobalBatches",

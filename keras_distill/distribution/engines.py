@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from keras import ops
+
 from keras_distill.distribution.shares import Share
 
 Tensor: TypeAlias = Any
@@ -55,9 +57,15 @@ class OneDevice:
         yield
 
     @contextlib.contextmanager
-    def step(self, model: Any, data: Any, count: int | None) -> Iterator[None]:
+    def step(
+        self, model: Any, data: Any, count: int | None, trains: bool
+    ) -> Iterator[None]:
         """Surrounds a step on a batch of which `count` rows are real."""
         yield
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of what the examples of the global batch have."""
+        return ops.mean(values)
 
     def gather(self, tensors: Any) -> Any:
         """Tensors of the whole global batch, from those of this replica.

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_distill.batch_means import means_taken_by
 from keras_distill.cache.transfer_set import TransferSet, is_array
 from keras_distill.call_arguments import named_arguments
 from keras_distill.distribution.batches import GlobalBatches, ShardedBatches
@@ -125,12 +126,16 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         ]
 
     @contextlib.contextmanager
-    def step_on(self, data: Any) -> Iterator[Any]:
+    def step_on(self, data: Any, trains: bool = False) -> Iterator[Any]:
         """Surrounds a step, and gives the real rows of its batch."""
         data, count = real_rows(data)
+        engine = engine_of(self)
         self._in_step = True
         try:
-            with engine_of(self).step(self, data, count):
+            with (
+                engine.step(self, data, count, trains),
+                means_taken_by(engine.mean),
+            ):
                 yield data
         finally:
             self._in_step = False

@@ -158,6 +158,19 @@ class TensorFlowReplicas(OneDevice):
         around += [[0, 0]] * (len(tensor.shape) - 1)
         return rows + tf.pad(own, around)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of what the examples of all replicas have."""
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            return ops.mean(values)
+        size = tf.cast(tf.size(values), values.dtype)
+        sums = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [tf.reduce_sum(values), size]
+        )
+        return sums[0] / sums[1]
+
     def whole(self, value: Tensor) -> Tensor:
         """A loss that Keras has divided by the replicas, as it was."""
         return value * self.replicas

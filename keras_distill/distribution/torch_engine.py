@@ -62,6 +62,8 @@ class TorchProcesses(OneDevice):
         self.wants_stop = False
         self.stops = False
         self._may_end = False
+        # Whether all processes are in a step.
+        self._together = False
 
     def check(self, model: Any) -> None:
         """Refuse a Keras that averages by itself."""
@@ -101,8 +103,12 @@ class TorchProcesses(OneDevice):
             self._may_end = False
 
     @contextlib.contextmanager
-    def step(self, model: Any, data: Any, count: int | None) -> Iterator[None]:
+    def step(
+        self, model: Any, data: Any, count: int | None, trains: bool
+    ) -> Iterator[None]:
         """Note how many examples there are; none count for no metric."""
+        # Data of each process's own may differ in length when they evaluate.
+        self._together = trains or count is not None
         if count is None:
             count = int(keras.tree.flatten(data)[0].shape[0])
         self._count, self._counts = count, None
@@ -154,6 +160,18 @@ class TorchProcesses(OneDevice):
             mean if flag else None
             for mean, flag in zip(means, used, strict=False)
         ]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of what the examples of all processes have."""
+        import torch
+
+        if not self._together:
+            return ops.mean(values)
+        mine = values[: self._count]
+        total = mine.sum(dtype=torch.float64)
+        flat = torch.stack([total, torch.full_like(total, mine.numel())])
+        self._sum(flat)
+        return (flat[0] / flat[1]).to(values.dtype)
 
     def gather(self, tensors: Any) -> Any:
         """Tensors of the whole global batch."""

@@ -26,6 +26,7 @@ from keras_distill.fake_quantization import (
     FakeQuantizedWeights,
 )
 from keras_distill.model_graphs import copy_of, copy_variables, rebuild
+from keras_distill.predictions import predict
 
 # Examples that the file is compared on with its student.
 _COMPARED = 64
@@ -154,7 +155,7 @@ def _outputs(
 ) -> dict[str, np.ndarray]:
     """What the student, with its rounding, returns."""
     x = keras.tree.map_structure(batch.__getitem__, file.input_names)
-    outputs = keras.tree.flatten(student.predict(x, verbose=0))
+    outputs = keras.tree.flatten(predict(student, x))
     names = keras.tree.flatten(file.output_names)
     return dict(zip(names, outputs, strict=True))
 

@@ -34,6 +34,7 @@ from keras_distill.export.micro_runner import (
 from keras_distill.export.processes import WorkerError
 from keras_distill.export.quantized_file import snr_db
 from keras_distill.export.signature import TensorInfo, name_tensors
+from keras_distill.predictions import predict
 
 # Random inputs say something of the errors, and nothing of the accuracy.
 _MICRO_EXAMPLES = 16
@@ -350,7 +351,7 @@ class Reference:
         """
         examples, x, y = read_examples(data, input_names, inputs, student)
         require_finite(examples)
-        outputs = student.predict(x, verbose=0)
+        outputs = predict(student, x)
         output_names = output_names or name_tensors(outputs, "output")
         names = keras.tree.flatten(output_names)
         expected = dict(

@@ -139,21 +139,33 @@ class DistillationLoss(keras.losses.Loss):  # type: ignore[misc]
                 "`build`. Give the loss to a Distiller, which builds and "
                 "trains them."
             )
+        mask = None
         if not isinstance(self.teacher_layer_name, list):
             # Keras would take a list of numbers for a list of tensors.
             y_true, y_pred = self._array(y_true), self._array(y_pred)
-            masked = mask_of(y_pred) is not None
-            if masked and not self.per_position:
-                # Keras would apply the mask of a sequence to its one value. A
-                # copy has none.
-                y_pred = ops.copy(y_pred)
+            mask = mask_of(y_pred)
+        if mask is not None:
+            # Keras would apply it to the one value that other losses have of a
+            # sequence, and take means over one device. A copy has no mask.
+            y_pred = ops.copy(y_pred)
         if sample_weight is not None:
             student = keras.tree.flatten(y_pred)[0]
             rank = len(student.shape) - 1 if self.per_position else 1
             sample_weight = align_weights(
                 sample_weight, ops.shape(student)[:rank], self
             )
+        if mask is not None and self.per_position:
+            masked = self._mask_weights(mask)
+            if sample_weight is not None:
+                masked = masked * sample_weight
+            sample_weight = masked
         return super().__call__(y_true, y_pred, sample_weight)
+
+    def _mask_weights(self, mask: Tensor) -> Tensor:
+        """Weights of places, which Keras scales for means alone too."""
+        if self.reduction in ("mean", "sum_over_batch_size"):
+            return known_share(mask, self.dtype)
+        return ops.cast(mask, self.dtype)
 
     def build(self, teacher_shape: Any, student_shape: Any) -> None:
         """Make the parts that are trained with the student.

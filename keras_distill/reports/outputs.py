@@ -10,6 +10,7 @@ import numpy as np
 from keras_distill.distiller import Distiller
 from keras_distill.features import select_inputs
 from keras_distill.heads import output_activations
+from keras_distill.predictions import predict
 from keras_distill.teachers import Teacher
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +28,7 @@ def student_logits(student: keras.Model, x: Any) -> Array:
         output = student.predict(x, batch_size=_BATCH, verbose=0)
         return as_logits(output, student.student.name, student.student)
     inputs = select_inputs(student, x)
-    output = student.predict(inputs, batch_size=_BATCH, verbose=0)
+    output = predict(student, inputs, _BATCH)
     return as_logits(output, student.name, student)
 
 
@@ -60,7 +61,7 @@ def teacher_logits(teacher: Any, x: Any, distiller: Distiller | None) -> Array:
             "examples."
         )
     inputs = select_inputs(teacher, x)
-    output = teacher.predict(inputs, batch_size=_BATCH, verbose=0)
+    output = predict(teacher, inputs, _BATCH)
     return as_logits(output, teacher.name, teacher)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
+# What those say that are left.
+GONE = "Another process of this training has gone"
 
 
 def free_port():
@@ -54,6 +56,9 @@ def launch(mode, folder, names, size=1, timeout=200, **environment):
                         "OMP_NUM_THREADS": "1",
                         "CUDA_VISIBLE_DEVICES": "-1",
                         "TF_CPP_MIN_LOG_LEVEL": "3",
+                        # Programs of several devices that were kept wait for
+                        # each other for ever, now and then.
+                        "JAX_ENABLE_COMPILATION_CACHE": "false",
                     }
                     | environment,
                 )

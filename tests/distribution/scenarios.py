@@ -21,6 +21,7 @@ from support import cnn, teacher
 
 import keras_distill as kd
 from keras_distill.distribution.current import engine_of
+from keras_distill.predictions import predict
 
 # In which TensorFlow's models are made; `fit` is called outside.
 scope = contextlib.nullcontext
@@ -42,7 +43,15 @@ def distiller(*args, **kwargs):
         return make(*args, **kwargs)
 
 
-def make(losses=None, norm=False, dropout=0.0, penalty=0.1, **optimizer):
+def make(
+    losses=None,
+    norm=False,
+    dropout=0.0,
+    penalty=0.1,
+    loss=None,
+    metrics=("accuracy",),
+    **optimizer,
+):
     student = cnn(4, seed=3, dropout=dropout)
     student.get_layer("norm").trainable = norm
     student.get_layer("logits").kernel_regularizer = keras.regularizers.L2(
@@ -55,8 +64,9 @@ def make(losses=None, norm=False, dropout=0.0, penalty=0.1, **optimizer):
         # A larger epsilon than usual, since where a gradient is zero but for
         # rounding, Adam would make a step of the rounding.
         optimizer=keras.optimizers.Adam(0.01, epsilon=1e-4, **optimizer),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=loss
+        or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[*metrics],
     )
     return made
 
@@ -119,15 +129,42 @@ def agreed():
 
 
 def relations():
+    """Between examples, and a mean over those that have a label."""
     made = distiller(
         [
             kd.losses.RelationalDistance("pool", "pool"),
             kd.losses.LogitCorrelation(),
             kd.losses.ContrastiveRepresentation("logits", "logits", seed=2),
-        ]
+            kd.losses.DecoupledSoftTargets(),
+        ],
+        loss=kd.HardLabels(),
+        metrics=[kd.HardLabelAccuracy()],
     )
     # Five in the last, which two can't halve.
-    return fit(made, batches(21))
+    x, y = data(21)
+    y[np.arange(21) % 5 < 2] = -1
+    return fit(made, kd.distribution.batches((x, y), 8, shuffle=True, seed=4))
+
+
+def texts():
+    """Sequences of unequal length: the mean is over what isn't padding."""
+    with scope():
+        teacher, student = (
+            keras.Sequential(
+                [
+                    keras.Input((5,)),
+                    keras.layers.Embedding(9, width, mask_zero=True),
+                    keras.layers.Dense(3),
+                ]
+            )
+            for width in (8, 4)
+        )
+        made = kd.Distiller(teacher, student)
+        made.compile(keras.optimizers.Adam(0.01, epsilon=1e-4))
+    x = np.random.default_rng(0).integers(1, 9, (COUNT, 5))
+    x[np.arange(5) >= np.arange(COUNT)[:, None] % 6] = 0
+    words = x % 3
+    return fit(made, kd.distribution.batches((x, words), 8))
 
 
 def relations_alone():
@@ -244,6 +281,10 @@ def placed():
         made = distiller()
     made, history = fit(made, batches(9))
     predicted = made.predict(data(5)[0], verbose=0)
+    # What checks and reports do with a model of Keras alone.
+    np.testing.assert_allclose(
+        predict(made.student, data(5)[0]), predicted, rtol=1e-5, atol=1e-6
+    )
     score = made.evaluate(*data(5), verbose=0)
     return made, history | {"predicted": predicted, "score": score}
 

@@ -5,7 +5,7 @@ from distribution.launch import assert_equal, found, launched
 from support import only_on
 
 pytestmark = only_on("tensorflow")
-MIRRORED = ["everything", "relations", "relations_per_replica"]
+MIRRORED = ["everything", "relations", "relations_per_replica", "texts"]
 
 
 @pytest.fixture(scope="module")

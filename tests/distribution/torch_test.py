@@ -1,7 +1,16 @@
 """PyTorch: two processes train the student that one trains."""
 
+import time
+
 import pytest
-from distribution.launch import assert_equal, found, launched
+from distribution.launch import (
+    GONE,
+    assert_equal,
+    assert_resumed,
+    found,
+    launch,
+    launched,
+)
 from distribution.scenarios import run_on_one
 from support import only_on
 
@@ -13,6 +22,7 @@ EQUAL = [
     "agreed",
     "relations",
     "relations_alone",
+    "texts",
     "relations_per_replica",
     "banks",
 ]
@@ -20,10 +30,31 @@ ALONE = ["normalization", "dropout", "callbacks", "apart", "stopped", "frozen"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def killed(tmp_path_factory):
+    """A folder, and how the processes ended of which one was killed."""
     where = tmp_path_factory.mktemp("processes")
-    launched("processes", where, [*EQUAL, *ALONE], size=2)
+    codes, outputs = launch("processes", where, ["killed"], size=2)
+    seconds = time.time() - float((where / "died").read_text())
+    return where, codes, outputs, seconds
+
+
+@pytest.fixture(scope="module")
+def folder(killed):
+    where, *_ = killed
+    names = [*EQUAL, *ALONE, "resumed", "uninterrupted"]
+    launched("processes", where, names, size=2)
     return where
+
+
+def test_says_that_a_process_was_killed(killed):
+    _, codes, outputs, seconds = killed
+    assert seconds < 60
+    assert codes == [1, -9]
+    assert GONE in outputs[0]
+
+
+def test_goes_on_after_it(folder):
+    assert_resumed(folder)
 
 
 @pytest.mark.parametrize("name", EQUAL)
