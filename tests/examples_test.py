@@ -211,7 +211,7 @@ BENCHMARKS = sorted({*MEASURED} - {"claims", "hinton_mnist"})
 @only_on("torch")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_readme_has_the_tables_of_the_benchmarks(example, capsys, name):
-    module = example(name.removesuffix("_quick"))
+    module = example(name)
     module.figures.show(module.RESULTS, module.table)
     readme = (EXAMPLES.parent / "README.md").read_text()
     for table in capsys.readouterr().out.strip().split("\n\n"):

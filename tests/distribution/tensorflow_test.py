@@ -2,6 +2,7 @@
 
 import pytest
 from distribution.launch import assert_equal, found, launched
+from distribution.scenarios import run_on_one
 from support import only_on
 
 pytestmark = only_on("tensorflow")
@@ -17,4 +18,4 @@ def mirrored(tmp_path_factory):
 
 @pytest.mark.parametrize("name", MIRRORED)
 def test_two_replicas_do_what_one_device_does(mirrored, name):
-    assert_equal(found(mirrored, name, 0), found(mirrored, name, "one"))
+    assert_equal(found(mirrored, name, 0), run_on_one(name))
