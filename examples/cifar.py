@@ -577,7 +577,13 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 else ", ".join(f"{gain:.1f}" for gain in gains),
             ]
         )
-    head = ("", "parameters", "accuracy", "agreement", "points gained by seed")
+    head = (
+        "",
+        "parameters, or file",
+        "accuracy",
+        "agreement with the teacher",
+        "points gained by seed",
+    )
     return figures.markdown(head, rows)
 
 
