@@ -59,6 +59,10 @@ class CachedBatches(GlobalBatches):
             f"{self.epoch}{', shuffled' * self.shuffle}, of {self.cache})"
         )
 
+    def labels(self) -> Any:
+        """All hard labels."""
+        return self.data.parts[1]
+
     def examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
         """What the teacher said, labels and sample weights."""
         batch = self.cache.read(

@@ -72,6 +72,10 @@ class GlobalBatches(keras.utils.PyDataset):  # type: ignore[misc]
         """Inputs, labels and sample weights of some examples."""
         raise NotImplementedError
 
+    def labels(self) -> Any:
+        """All hard labels, or None where nobody has them at hand."""
+        return None
+
     def on_epoch_end(self) -> None:
         """Go on to the next epoch, with another order."""
         self.epoch += 1
@@ -106,6 +110,10 @@ class ShardedBatches(GlobalBatches):
             f"ShardedBatches({len(self)} batches of {self.batch_size}, epoch "
             f"{self.epoch}{', shuffled' * self.shuffle})"
         )
+
+    def labels(self) -> Any:
+        """All hard labels."""
+        return self.data.parts[1]
 
     def examples(self, ids: Array, epoch: int) -> tuple[Any, Any, Any]:
         """Inputs, labels and sample weights of some examples."""

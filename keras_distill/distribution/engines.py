@@ -33,6 +33,9 @@ class OneDevice:
     sums_metrics = False
     trains_in_fit_alone = False
 
+    def note_labels(self, labels: Any) -> None:
+        """See what is known of the labels that `fit` will meet."""
+
     def check(self, model: Any) -> None:
         """Refuse what can't be right."""
 

@@ -174,6 +174,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         _give_share(given["x"], engine)
         _give_share(given["validation_data"], engine)
         if isinstance(given["x"], GlobalBatches):
+            engine.note_labels(given["x"].labels())
             _refuse_parts_of_epochs(given["x"], given["steps_per_epoch"])
             given["shuffle"] = False  # it has an order, the same everywhere
         _choose_callbacks(given, engine)

@@ -183,6 +183,7 @@ def several(monkeypatch):
     fake.prepare = lambda model: None
     fake.each = lambda number: [number]
     fake.callbacks = lambda user: []
+    fake.note_labels = lambda labels: None
     fake.training = lambda model: contextlib.nullcontext()
     monkeypatch.setattr(
         "keras_distill.distribution.model.engine_of", lambda model: fake
