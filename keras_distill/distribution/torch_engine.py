@@ -64,7 +64,7 @@ class TorchProcesses(OneDevice):
         self._may_end = False
         # Whether all processes are in a step.
         self._together = False
-        self._all_labelled = False
+        self._some_lack_labels = False
 
     def check(self, model: Any) -> None:
         """Refuse a Keras that averages by itself."""
@@ -101,7 +101,7 @@ class TorchProcesses(OneDevice):
             yield
         finally:
             del optimizer.apply
-            self._may_end = self._all_labelled = False
+            self._may_end = self._some_lack_labels = False
 
     @contextlib.contextmanager
     def step(
@@ -163,10 +163,10 @@ class TorchProcesses(OneDevice):
         ]
 
     def note_labels(self, labels: Any) -> None:
-        """See whether each example has one, as most data do."""
-        leaves = keras.tree.flatten(labels)
-        known = all(isinstance(x, np.ndarray) and x.min() >= 0 for x in leaves)
-        self._all_labelled = not self.any(not (leaves and known))
+        """See whether an example lacks one."""
+        arrays = keras.tree.flatten(labels)
+        lacks = any(isinstance(x, np.ndarray) and x.min() < 0 for x in arrays)
+        self._some_lack_labels = self.any(lacks)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of what the examples of all processes have."""
@@ -174,7 +174,8 @@ class TorchProcesses(OneDevice):
 
         # To wait for the others in the middle of a step costs a tenth of it.
         # With one value for each example, there is nothing that a mask hides.
-        if not self._together or (self._all_labelled and values.ndim == 1):
+        together = values.ndim > 1 or self._some_lack_labels
+        if not (self._together and together):
             return ops.mean(values)
         mine = values[: self._count]
         total = mine.sum(dtype=torch.float64)
