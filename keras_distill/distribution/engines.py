@@ -34,7 +34,11 @@ class OneDevice:
     trains_in_fit_alone = False
 
     def note_labels(self, labels: Any) -> None:
-        """See what is known of the labels that `fit` will meet."""
+        """See what is known of the labels that `fit` or `evaluate` meets.
+
+        Args:
+            labels: Arrays, and None where they aren't known.
+        """
 
     def check(self, model: Any) -> None:
         """Refuse what can't be right."""

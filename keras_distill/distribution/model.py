@@ -173,8 +173,10 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
             _size_batches(given, engine, trains=True)
         _give_share(given["x"], engine)
         _give_share(given["validation_data"], engine)
+        engine.note_labels(
+            [_labels_of(given["x"]), _labels_of(given["validation_data"])]
+        )
         if isinstance(given["x"], GlobalBatches):
-            engine.note_labels(given["x"].labels())
             _refuse_parts_of_epochs(given["x"], given["steps_per_epoch"])
             given["shuffle"] = False  # it has an order, the same everywhere
         _choose_callbacks(given, engine)
@@ -191,6 +193,8 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
         elif engine.replicas > 1:
             _size_batches(given, engine, trains=False)
         _give_share(given["x"], engine)
+        if "_use_cached_eval_dataset" not in given:  # else `fit` has done it
+            engine.note_labels([_labels_of(given["x"])])
         _print_once(given)
         return super().evaluate(**given)
 
@@ -328,6 +332,10 @@ def _size_validation(given: dict[str, Any], engine: OneDevice) -> None:
     made = {"x": x, "batch_size": size}
     _size_batches(made, engine, trains=False)
     given["validation_batch_size"] = made["batch_size"]
+
+
+def _labels_of(data: Any) -> Any:
+    return data.labels() if isinstance(data, GlobalBatches) else None
 
 
 def _give_share(data: Any, engine: OneDevice) -> None:

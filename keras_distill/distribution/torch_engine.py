@@ -163,10 +163,12 @@ class TorchProcesses(OneDevice):
         ]
 
     def note_labels(self, labels: Any) -> None:
-        """See whether an example lacks one."""
-        arrays = keras.tree.flatten(labels)
-        lacks = any(isinstance(x, np.ndarray) and x.min() < 0 for x in arrays)
-        self._some_lack_labels = self.any(lacks)
+        """See whether an example may lack one."""
+        known = [x for x in keras.tree.flatten(labels) if x is not None]
+        complete = all(
+            isinstance(x, np.ndarray) and x.min() >= 0 for x in known
+        )
+        self._some_lack_labels = self.any(not complete)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of what the examples of all processes have."""
