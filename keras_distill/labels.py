@@ -59,6 +59,6 @@ def without_padding(
 
 
 def known_share(known: Tensor, dtype: Any) -> Tensor:
-    """1 for each labelled example, scaled to a mean over those alone."""
+    """1 for each place that counts, scaled to a mean over those alone."""
     known = ops.cast(known, dtype)
     return known / ops.maximum(batch_mean(known), 1e-12)
