@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -126,6 +128,17 @@ def _join_torch(timeout: float) -> None:
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout)
     )
+    atexit.register(_leave_torch)
+
+
+def _leave_torch() -> None:
+    """Stop PyTorch's threads, which may abort a program that ends with them."""
+    import torch.distributed as dist
+
+    # Where Python ended with an error, GPUs could wait for those of processes
+    # that know nothing of it.
+    if dist.is_initialized() and "last_value" not in vars(sys):
+        dist.destroy_process_group()
 
 
 def _place_on_this_machine(torch: Any) -> int:

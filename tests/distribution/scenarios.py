@@ -7,6 +7,7 @@ MODE is `processes`, `mesh` (of JAX) or `mirrored` (of TensorFlow). It writes
 `FOLDER/NAME-one.npz`, the same of one device.
 """
 
+import atexit
 import contextlib
 import os
 import pathlib
@@ -427,6 +428,12 @@ def run_on_one(name):
     return run(name, **({"one": True} if "per_replica" in name else {}))
 
 
+def note_world(path):
+    """Write, for each process, how many it still belongs to."""
+    size = str(kd.distribution.world().size)
+    path.with_name(f"{path.name}-{os.environ['RANK']}").write_text(size)
+
+
 def main():
     mode, folder, *names = sys.argv[1:]
     folder = pathlib.Path(folder)
@@ -442,6 +449,8 @@ def main():
         make_scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
     rank = 0
     if mode == "processes":
+        # Before it joins, so that this comes after what it does at the end.
+        atexit.register(note_world, folder / f"ended-{names[0]}")
         rank = kd.distribution.initialize().rank
     if mode == "mesh":
         run_scope = keras.distribution.DataParallel().scope

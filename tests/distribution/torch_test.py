@@ -53,6 +53,12 @@ def test_says_that_a_process_was_killed(killed):
     assert GONE in outputs[0]
 
 
+def test_processes_part_unless_one_failed(killed, folder):
+    assert (folder / "ended-killed-0").read_text() == "2"
+    for rank in (0, 1):
+        assert (folder / f"ended-{EQUAL[0]}-{rank}").read_text() == "1"
+
+
 def test_goes_on_after_it(folder):
     assert_resumed(folder)
 
