@@ -58,7 +58,8 @@ def initialize(timeout: float = 600.0) -> World:
 
     - on PyTorch, `torchrun` and whatever else sets `RANK`, `WORLD_SIZE`,
       `MASTER_ADDR` and `MASTER_PORT` (and `LOCAL_RANK`, on several GPUs); and a
-      process group that is there already, as in a worker of Ray Train.
+      process group that is there already, as in a worker of Ray Train. A group
+      that it made itself is left when the program ends without an error.
     - on JAX, `KERAS_DISTRIBUTION_JOB_ADDRESSES`,
       `KERAS_DISTRIBUTION_NUM_PROCESSES` and `KERAS_DISTRIBUTION_PROCESS_ID`.
       It then sets `keras.distribution.DataParallel` over all devices, if there
