@@ -53,6 +53,8 @@ def pytest_collection_finish():
     """What was imported stays: to look through it each time takes long."""
     gc.collect()
     gc.freeze()
+    # What is traced is many objects, of which few are garbage.
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,13 @@
 """Python runs this first, in the tests and in all processes that they start.
 
 Keras imports scikit-learn and Matplotlib where they are installed, and that is
-half of its import. Here it can't; everybody else can.
+half of its import. Here it can't; everybody else can. To set a seed, it imports
+TensorFlow: `HIDE_TENSORFLOW` is for processes that need none of it.
 """
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 
 HIDDEN = ("sklearn", "matplotlib")
@@ -24,7 +26,9 @@ class HiddenFromKeras(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path, target=None):
         keras = sys.modules.get("keras")
-        if name in HIDDEN and keras and "Model" not in vars(keras):
+        starts = keras and "Model" not in vars(keras)
+        without = name == "tensorflow" and "HIDE_TENSORFLOW" in os.environ
+        if without or (starts and name in HIDDEN):
             return importlib.machinery.ModuleSpec(name, Missing())
         return None
 

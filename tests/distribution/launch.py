@@ -24,6 +24,8 @@ def free_port():
 def launch(mode, folder, names, size=1, timeout=200, **environment):
     """Exit codes and outputs of workers that run scenarios."""
     port = free_port()
+    backend = keras.backend.backend()
+    hidden = {} if backend == "tensorflow" else {"HIDE_TENSORFLOW": "1"}
     workers = []
     try:
         for rank in range(size):
@@ -51,7 +53,7 @@ def launch(mode, folder, names, size=1, timeout=200, **environment):
                     env=os.environ
                     | ranks
                     | {
-                        "KERAS_BACKEND": keras.backend.backend(),
+                        "KERAS_BACKEND": backend,
                         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
                         "OMP_NUM_THREADS": "1",
                         "CUDA_VISIBLE_DEVICES": "-1",
@@ -60,6 +62,7 @@ def launch(mode, folder, names, size=1, timeout=200, **environment):
                         # each other for ever, now and then.
                         "JAX_ENABLE_COMPILATION_CACHE": "false",
                     }
+                    | hidden
                     | environment,
                 )
             )
