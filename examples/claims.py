@@ -479,6 +479,7 @@ class Tables:
         if factors:
             axes.plot([*factors], [*factors.values()], "o-")
         label(axes, "share that soft targets get", "hard labels need, times")
+        axes.set(yscale="linear")
 
     def draw_variance(self, axes: Any) -> None:
         """Variance of gradients against temperature; hard labels dashed."""

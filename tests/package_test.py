@@ -292,3 +292,24 @@ def test_the_changelog_knows_this_version():
     )[1]
     changes = (ROOT / ".github" / "CHANGELOG.md").read_text()
     assert f"## {version}" in changes
+
+
+def test_nothing_else_lies_at_the_top():
+    listed = subprocess.run(
+        ["git", "ls-files"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("Only git knows which files belong here: no clone.")
+    tops = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    assert {name for name in tops if not name.startswith(".")} == {
+        "LICENSE",
+        "README.md",
+        "examples",
+        "keras_distill",
+        "pyproject.toml",
+        "tests",
+    }
