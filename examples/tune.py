@@ -65,7 +65,10 @@ def main() -> None:
     data = load_data(arguments.examples)
     teacher = train_teacher(data.teacher, arguments.epochs)
     cache = kd.TeacherCache.write(
-        arguments.output / "cache", teacher, tuple(data.transfer), verbose=0
+        arguments.output / f"{name_of(arguments)}-cache",
+        teacher,
+        tuple(data.transfer),
+        verbose=0,
     )
     found = search(cache, data.validation, arguments)
     seeds = range(1, arguments.seeds + 1)
@@ -175,6 +178,11 @@ def train_teacher(examples: Examples, epochs: int) -> Any:
     return teacher
 
 
+def name_of(arguments: argparse.Namespace) -> str:
+    """Of what a teacher and trials of other settings say nothing about."""
+    return f"{arguments.examples}-examples-{arguments.epochs}-epochs"
+
+
 def search(
     cache: Any, validation: Examples, arguments: argparse.Namespace
 ) -> dict[str, float]:
@@ -209,8 +217,7 @@ def search(
         max_trials=arguments.trials,
         seed=0,
         directory=str(arguments.output),
-        # Trials of other students or epochs say nothing about these.
-        project_name=f"{arguments.examples}-examples-{arguments.epochs}-epochs",
+        project_name=name_of(arguments),
     )
     tuner.search()
     found: dict[str, float] = tuner.get_best_hyperparameters()[0].values

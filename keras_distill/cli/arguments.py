@@ -114,6 +114,25 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_data_options(parsed: argparse.Namespace, reason: str) -> None:
+    """Raise where the options of data were given, and no data.
+
+    Raises:
+        UsageError: If one was.
+    """
+    names = ("split", "labels", "resize", "scale", "data_dir")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if getattr(parsed, name) not in (None, False)
+    ]
+    if given:
+        raise UsageError(
+            f"These say how to read data. Received: {', '.join(given)}, and "
+            f"{reason}. Leave them out."
+        )
+
+
 def number(text: str) -> float:
     """A number, which may be a fraction: 1/255.
 

@@ -7,7 +7,7 @@ import pathlib
 
 from keras_distill.cli.arguments import UsageError, number, positive, seed
 from keras_distill.cli.exporting import add_quantization
-from keras_distill.cli.files import require_writable
+from keras_distill.cli.files import require_cache_folder, require_writable
 from keras_distill.cli.reporting import SUFFIXES
 from keras_distill.reports.packages import require_report_packages
 
@@ -176,23 +176,10 @@ def require_arguments(parsed: argparse.Namespace) -> None:
     for path, suffixes in written:
         if path is not None:
             require_writable(path, suffixes, parsed.force)
-    _require_cache_folder(parsed.cache)
+    if parsed.cache is not None:
+        require_cache_folder(parsed.cache)
     if parsed.output.exists() and parsed.output.samefile(parsed.teacher):
         raise UsageError(
             "The student would replace its teacher. Received: "
             f"'{parsed.output}' for both. Pass another --output."
-        )
-
-
-def _require_cache_folder(path: pathlib.Path | None) -> None:
-    """Raise where a cache would lie among other files, such as the images."""
-    if path is None or not path.exists():
-        return
-    others = path.is_file() or [
-        file for file in path.iterdir() if not file.name.startswith(".")
-    ]
-    if others and not (path / "plan.json").exists():
-        raise UsageError(
-            "A cache has a folder of its own. Received: --cache "
-            f"'{path}', which holds something else. Pass another name."
         )

@@ -42,10 +42,13 @@ from keras_distill.distiller import Distiller
 from keras_distill.export import LiteRTCheck, export_litert, verify_litert
 from keras_distill.export.float_file import require_exportable
 from keras_distill.reports import report
+from keras_distill.reports.making import require_reportable
 from keras_distill.shrinking import shrink
 
 # As many examples as give a static scheme its ranges.
 _CALIBRATION = 256
+# As many tell whether a report can compare the models.
+_LOOKED_AT = 16
 
 
 def add(commands: Commands) -> None:
@@ -85,6 +88,11 @@ def _run(parsed: argparse.Namespace) -> int:
     distiller = make_distiller(parsed, teacher, student)
     losses = list(distiller.distillation_losses.values())
     require_what_needs_labels(parsed, losses, data)
+    if parsed.report is not None:
+        some = data.test.take(np.arange(min(_LOOKED_AT, len(data.test))))
+        require_reportable(
+            teacher, distiller, some.arrays()[0], data.test.labels
+        )
     if parsed.export is not None:
         require_exportable(student)
     taught = _score_of_teacher(teacher, student, data)

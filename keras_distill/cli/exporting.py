@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from keras_distill.cli.arguments import Commands, add_command
+from keras_distill.cli.arguments import (
+    Commands,
+    add_command,
+    refuse_data_options,
+)
 from keras_distill.cli.console import progress
 from keras_distill.cli.files import (
     arrays_for,
@@ -59,6 +63,8 @@ def add_quantization(command: argparse.ArgumentParser) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     require_writable(parsed.file, (".tflite",), parsed.force)
+    if parsed.calibration is None:
+        refuse_data_options(parsed, "no --calibration")
     student = load_model(parsed.student, "student")
     examples = None
     if parsed.calibration is not None:

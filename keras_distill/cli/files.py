@@ -89,6 +89,24 @@ def require_writable(
         ) from error
 
 
+def require_cache_folder(path: pathlib.Path) -> None:
+    """Raise where a cache would lie among other files, such as the images.
+
+    Raises:
+        ValueError: If it would.
+    """
+    if not path.exists():
+        return
+    others = path.is_file() or [
+        file for file in path.iterdir() if not file.name.startswith(".")
+    ]
+    if others and not (path / "plan.json").exists():
+        raise ValueError(
+            f"A cache has a folder of its own. Received: '{path}', which "
+            "holds something else. Pass another name."
+        )
+
+
 def read_data(
     parsed: argparse.Namespace,
     source: str,
@@ -130,12 +148,16 @@ def read_data(
         data_dir=parsed.data_dir,
     )
     require_inputs(model, who, examples)
-    _require_finite(examples)
+    require_finite(examples)
     return examples
 
 
-def _require_finite(examples: Examples) -> None:
-    """Raise where one example would make the whole training NaN."""
+def require_finite(examples: Examples) -> None:
+    """Raise where one example would make the whole training NaN.
+
+    Raises:
+        ValueError: If an input isn't finite.
+    """
     for array in keras.tree.flatten(examples.inputs):
         if array.dtype.kind != "f":
             continue

@@ -9,6 +9,7 @@ from keras_distill.cache import Labelling
 from keras_distill.cache.labelling import require_rank
 from keras_distill.cli.arguments import Commands, add_command, number, positive
 from keras_distill.cli.console import print_json, progress
+from keras_distill.cli.files import require_cache_folder, require_finite
 from keras_distill.data import load_data
 from keras_distill.export.table import as_table
 
@@ -61,6 +62,8 @@ def _run(parsed: argparse.Namespace) -> int:
     if not parsed.cache:
         raise ValueError("A cache has a folder. Received: an empty name.")
     require_rank(parsed.rank, parsed.world)
+    if "://" not in parsed.cache:
+        require_cache_folder(pathlib.Path(parsed.cache))
     examples = load_data(
         parsed.data,
         parsed.split,
@@ -69,6 +72,8 @@ def _run(parsed: argparse.Namespace) -> int:
         scale=parsed.scale,
         data_dir=parsed.data_dir,
     )
+    if parsed.rank == 0:  # others would read all of it again
+        require_finite(examples)
     job = Labelling(
         parsed.cache,
         parsed.teacher,

@@ -6,7 +6,13 @@ import argparse
 import pathlib
 import shlex
 
-from keras_distill.cli.arguments import Commands, UsageError, add_command, seed
+from keras_distill.cli.arguments import (
+    Commands,
+    UsageError,
+    add_command,
+    refuse_data_options,
+    seed,
+)
 from keras_distill.cli.console import print_json, progress
 from keras_distill.cli.files import (
     load_model,
@@ -86,6 +92,8 @@ def _run(parsed: argparse.Namespace) -> int:
             f"{parsed.facts or 'no file'} and "
             f"{', '.join(f'--{n}' for n in given) or 'no models'}."
         )
+    if parsed.facts is not None:
+        refuse_data_options(parsed, f"'{parsed.facts}', which holds facts")
     for path in parsed.output:
         require_writable(path, SUFFIXES, parsed.force)
     made = (

@@ -64,8 +64,14 @@ def load_npz(
             "There is no such array of labels. Received: "
             f"label={label!r}, and arrays {', '.join(arrays)} in '{path}'."
         )
+    for name, array in chosen.items():
+        if array.ndim == 0:
+            raise ValueError(
+                "Examples are arrays of one row each. Received: one value "
+                f"as '{name}' in '{path}'."
+            )
     labels, names = number_labels(chosen.pop(label or "y", None))
-    if not chosen or any(array.ndim == 0 for array in chosen.values()):
+    if not chosen:
         raise ValueError(
             "Examples are arrays of one row each. Received: arrays "
             f"{', '.join(arrays) or 'none'} in '{path}'."

@@ -138,22 +138,23 @@ def load_folder(
     """Images of a folder with a folder for each class, in order of names.
 
     Raises:
-        ValueError: If there are none, or other files among them.
+        ValueError: If there are none, or something else among them.
     """
-    classes = sorted(
-        entry
-        for entry in path.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    classes = []
+    for entry in _visible(path):
+        if entry.is_dir():
+            classes.append(entry)
+        elif entry.suffix.lower() in _SUFFIXES:
+            raise ValueError(
+                "A folder of images has a folder for each class. Received: "
+                f"'{entry}', which is of no class."
+            )
     files: list[pathlib.Path] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        inside = sorted(
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in _SUFFIXES
-            and not file.name.startswith(".")
-        )
+        inside = _visible(folder)
+        for file in inside:
+            _require_image(file)
         if not inside:
             raise ValueError(
                 "A class has a folder of images. Received: "
@@ -173,6 +174,26 @@ def load_folder(
         tuple(folder.name for folder in classes),
         str(path),
     )
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What lies in a folder, but what systems hide there."""
+    return sorted(x for x in folder.iterdir() if not x.name.startswith("."))
+
+
+def _require_image(file: pathlib.Path) -> None:
+    """Raise where a class's folder holds something else."""
+    if file.is_dir():
+        raise ValueError(
+            "A folder of images has a folder for each class, and images in "
+            f"it. Received: '{file}', a folder in a class's. If it is a class "
+            f"itself, pass '{file.parent}'."
+        )
+    if file.suffix.lower() not in _SUFFIXES:
+        raise ValueError(
+            f"Images are files that end in {', '.join(_SUFFIXES)}. Received: "
+            f"'{file}'. Convert it, or move it elsewhere."
+        )
 
 
 def require_pillow() -> None:

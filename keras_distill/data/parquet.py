@@ -88,6 +88,11 @@ def _inputs(
         # As the `datasets` package stores images.
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             values = [value["bytes"] for value in values]
+            if None in values:
+                raise ValueError(
+                    "An image of a table is in it. Received: row "
+                    f"{values.index(None)} of '{path}' without any bytes."
+                )
             kind = kind.field("bytes").type
         if types.is_binary(kind) or types.is_large_binary(kind):
             require_pillow()

@@ -130,6 +130,7 @@ class Run:
             a value that isn't finite.
         finished: Number of epochs that were finished; None if nothing is
             known of the training.
+        began: Number of epochs before it, of a training that went on.
         planned: Number that were asked for; None if that isn't known.
         stopped: Whether a callback ended it, such as `EarlyStopping`.
         failure: Why there is no student; None if there is one.
@@ -140,6 +141,7 @@ class Run:
     distilled: bool
     curves: dict[str, tuple[float | None, ...]]
     finished: int | None = None
+    began: int = 0
     planned: int | None = None
     stopped: bool = False
     failure: str | None = None
@@ -150,17 +152,31 @@ class Run:
         """What to call it."""
         return f"{'distilled' if self.distilled else 'alone'}, {self.name}"
 
+    def epochs_of(self, name: str) -> range | None:
+        """The epochs of a curve's values, counted from 1.
+
+        None for a curve of some epochs, as with `validation_freq`: Keras
+        doesn't remember which.
+        """
+        epochs = range(self.began + 1, (self.finished or 0) + 1)
+        return epochs if len(epochs) == len(self.curves[name]) else None
+
     @property
-    def first_bad_epoch(self) -> int | None:
-        """The first epoch with a loss that isn't finite, counted from 1."""
-        return min(
-            (
-                values.index(None) + 1
-                for name, values in self.curves.items()
-                if name.endswith("loss") and None in values
-            ),
-            default=None,
-        )
+    def lost_in(self) -> str | None:
+        """Where a loss first wasn't finite; None if all are."""
+        lost = {
+            name: values.index(None)
+            for name, values in self.curves.items()
+            if name.endswith("loss") and None in values
+        }
+        known = [
+            epochs[place]
+            for name, place in lost.items()
+            if (epochs := self.epochs_of(name)) is not None
+        ]
+        if known:
+            return f"epoch {min(known)}"
+        return "validation" if lost else None
 
     @property
     def is_cut_off(self) -> bool:
@@ -296,9 +312,21 @@ class Facts:
     def gap_closed(self) -> float | None:
         """Share of the way from the student alone to the teacher.
 
-        None where the teacher isn't better, and there is no way to go.
+        Of the pairs whose runs both came through. None without any, or where
+        the teacher isn't better, and there is no way to go.
         """
-        if self.gain is None or self.teacher_lead is None:
+        teacher = self.teacher.mean("accuracy")
+        if self.alone is None or self.distilled is None or teacher is None:
             return None
-        lead = self.teacher_lead.mean
-        return self.gain.over_seeds.mean / lead if lead > 0 else None
+        pairs = [
+            (alone.accuracy, distilled.accuracy)
+            for alone, distilled in zip(
+                self.alone.scores, self.distilled.scores, strict=True
+            )
+            if alone is not None and distilled is not None
+        ]
+        if not pairs:
+            return None
+        start, end = map(statistics.fmean, zip(*pairs, strict=True))
+        lead = teacher - start
+        return (end - start) / lead if lead > 0 else None

@@ -91,7 +91,7 @@ def curves(facts: Facts) -> list[Drawing]:
     """One drawing for each term of the loss, and each metric."""
     panels: dict[str, list[tuple[Run, str]]] = {}
     for run in facts.runs:
-        for name in run.curves:
+        for name in filter(run.epochs_of, run.curves):
             panels.setdefault(_panel_of(run, name), []).append((run, name))
     order = sorted(panels, key=lambda name: (not name.endswith("loss"), name))
     return [_curve(f"curve {i}", n, panels[n]) for i, n in enumerate(order)]
@@ -112,10 +112,8 @@ def _curve(name: str, title: str, parts: list[tuple[Run, str]]) -> Drawing:
     with canvas(name, _WIDTH, 2.1) as (axes, drawn):
         for run, key in parts:
             values = run.curves[key]
-            last = run.finished or len(values)
-            epochs = range(last - len(values) + 1, last + 1)
             axes.plot(
-                epochs,
+                run.epochs_of(key),
                 [float("nan") if v is None else v for v in values],
                 color=DISTILLED if run.distilled else ALONE,
                 linestyle="--" if key.startswith("val_") else "-",

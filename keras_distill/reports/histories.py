@@ -47,7 +47,8 @@ def run_of(
     if not isinstance(history, keras.callbacks.History):
         raise TypeError(
             "A history is what `fit` returned. Received: "
-            f"{type(history).__name__}. Pass it, or its `.history`."
+            f"{type(history).__name__}. Pass it, or its `.history`, which "
+            "doesn't say whether all epochs were finished."
         )
     return Run(
         name,
@@ -55,6 +56,7 @@ def run_of(
         _curves(history.history),
         # A training that went on from an earlier one counts from there.
         finished=history.epoch[-1] + 1 if history.epoch else 0,
+        began=history.epoch[0] if history.epoch else 0,
         planned=history.params.get("epochs"),
         stopped=bool(history.model.stop_training),
         failure=failure,

@@ -76,7 +76,8 @@ def report(
             a label of -1 are left out.
         baselines: The same students trained alone, in the same order.
         histories: What `fit` returned for each of `students`, where models
-            were loaded; by default the models' own.
+            were loaded; by default the models' own. Its `.history` has the
+            curves alone, and doesn't say whether all epochs were finished.
         exports: What `verify_litert` returned.
         class_names: Names of the classes; by default their numbers.
         seeds: The seed of each pair.
@@ -86,8 +87,9 @@ def report(
         The report, with a verdict. It can be saved as HTML, Markdown and JSON.
 
     Raises:
-        ValueError: If the models have not the same classes, or the examples,
-            names, seeds or histories aren't as many as they must be.
+        ValueError: If the models have not the same classes, or a sigmoid for
+            each of several; or the examples, names, seeds or histories aren't
+            as many as they must be.
         TypeError: If something is no model, history or check.
         ImportError: If a package is missing.
 
@@ -136,6 +138,28 @@ def report(
     return Report(facts, judge(facts))
 
 
+def require_reportable(
+    teacher: keras.Model, student: keras.Model, x: Any, y: Any
+) -> None:
+    """Refuse now what `report` would refuse after the training.
+
+    Args:
+        teacher: As in `report`.
+        student: A student, or its distiller.
+        x: Some of the examples.
+        y: The labels of all.
+
+    Raises:
+        ValueError: If these can't be compared, or the labels aren't classes.
+    """
+    taught = teacher_logits(
+        teacher, x, student if isinstance(student, Distiller) else None
+    )
+    _require_same_classes(taught, student_logits(student, x), student)
+    rows = np.broadcast_to(taught[:1], (len(y), taught.shape[-1]))
+    arguments.read_labels(np.asarray(y), rows)
+
+
 def _read(
     teacher: Any, data: Any, distiller: Distiller | None
 ) -> tuple[Any, Examples]:
@@ -162,14 +186,20 @@ def _measured(
     if model is None:
         return None
     logits = student_logits(model, x)
-    if logits.shape != examples.teacher.shape:
+    _require_same_classes(examples.teacher, logits, model)
+    return measure(logits, examples) if np.isfinite(logits).all() else None
+
+
+def _require_same_classes(
+    teacher: Any, student: Any, model: keras.Model
+) -> None:
+    if student.shape != teacher.shape:
         raise ValueError(
             "Teacher and student are compared class by class. Received: a "
-            f"teacher of {examples.teacher.shape[-1]} classes and "
-            f"'{model.name}' of {logits.shape[-1]}. Pass as teacher an array "
-            "of its logits for the student's classes."
+            f"teacher of {teacher.shape[-1]} classes and '{model.name}' of "
+            f"{student.shape[-1]}. Pass as teacher an array of its logits for "
+            "the student's classes."
         )
-    return measure(logits, examples) if np.isfinite(logits).all() else None
 
 
 def _runs(

@@ -82,18 +82,24 @@ def as_logits(output: Any, name: str, model: keras.Model | None) -> Array:
             "the output to compare in a keras.Model of its own."
         )
     values: Array = output.astype("float64")
+    activations = [] if model is None else output_activations(model)
+    activation = activations[0] if activations else None
     if values.shape[-1] == 1:
-        return _two_classes(values, name, model)
-    if (values >= 0).all() and np.allclose(
-        values.sum(-1), 1, rtol=0, atol=_ROUNDING
-    ):
-        values = np.log(np.maximum(values, _SMALLEST))
+        return _two_classes(values, name, activation)
+    shares = bool(((values >= 0) & (values <= 1)).all())
+    if shares and np.allclose(values.sum(-1), 1, rtol=0, atol=_ROUNDING):
+        return np.log(np.maximum(values, _SMALLEST))
+    if activation == "sigmoid" or (activation is None and shares):
+        raise ValueError(
+            "A report compares classifiers that tell one class of several. "
+            f"Received: '{name}', whose {values.shape[-1]} values for an "
+            "example are from 0 to 1 and don't sum to 1, as sigmoids. Pass a "
+            "model that returns logits, or ends in a softmax."
+        )
     return values
 
 
-def _two_classes(values: Array, name: str, model: keras.Model | None) -> Array:
-    activations = [] if model is None else output_activations(model)
-    activation = activations[0] if activations else None
+def _two_classes(values: Array, name: str, activation: str | None) -> Array:
     if activation is None and ((values >= 0) & (values <= 1)).all():
         raise ValueError(
             "One value from 0 to 1 may be a probability or a logit. Received: "

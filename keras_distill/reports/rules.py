@@ -81,12 +81,10 @@ def lost_numbers(facts: Facts) -> Finding | None:
 
     Reason: from that epoch on, the weights follow no gradient.
     """
-    bad = [run for run in facts.runs if run.first_bad_epoch]
+    bad = [run for run in facts.runs if run.lost_in]
     if not bad:
         return None
-    places = "; ".join(
-        f"{run.title}: from epoch {run.first_bad_epoch} on" for run in bad
-    )
+    places = "; ".join(f"{run.title}: from {run.lost_in} on" for run in bad)
     return Finding(
         "lost_numbers",
         "problem",
@@ -119,25 +117,35 @@ def interrupted_runs(facts: Facts) -> Finding | None:
 
 
 def unknown_runs(facts: Facts) -> Finding | None:
-    """A distilled student of which no finished epoch is known.
+    """A distilled student that may have been interrupted, for all one knows.
 
-    Reason: it was loaded, never trained, or interrupted in its first epoch,
-    and nothing here can tell which.
+    Reason: without a finished epoch, it was loaded, never trained, or
+    interrupted in its first; and curves alone don't say how many epochs were
+    asked for.
     """
-    unknown = [
-        run
-        for run in facts.runs
-        if run.distilled and not run.finished and not run.failure
-    ]
-    if not unknown:
+    runs = [run for run in facts.runs if run.distilled and not run.failure]
+    silent = [run.title for run in runs if not run.finished]
+    endless = [r.title for r in runs if r.finished and r.planned is None]
+    seen = []
+    if silent:
+        seen.append(
+            f"No finished epoch of {', '.join(silent)}: loaded, never "
+            "trained, or interrupted in the first epoch."
+        )
+    if endless:
+        seen.append(
+            f"Curves alone of {', '.join(endless)}, which may have been "
+            "interrupted."
+        )
+    if not seen:
         return None
     return Finding(
         "unknown_runs",
         "note",
-        "Nothing is known of some trainings",
-        f"No finished epoch of {', '.join(run.title for run in unknown)}: "
-        "loaded, never trained, or interrupted in the first epoch.",
-        "Pass what `fit` returned: `kd.report(..., histories=[...])`.",
+        "How some trainings ended isn't known",
+        " ".join(seen),
+        "Pass the `History` that `fit` returned, not its `.history`: "
+        "`kd.report(..., histories=[...])`.",
     )
 
 

@@ -183,6 +183,18 @@ def runs(facts: Facts) -> list[tuple[Run, Scores | None]]:
     return found
 
 
+def undrawn(facts: Facts) -> list[str]:
+    """Curves of some epochs, nobody knows which."""
+    return sorted(
+        {
+            name
+            for run in facts.runs
+            for name, values in run.curves.items()
+            if values and run.epochs_of(name) is None
+        }
+    )
+
+
 def ends(facts: Facts) -> list[tuple[Run, str, float | None, float | None]]:
     """Each curve's first and last value."""
     return [

@@ -112,11 +112,11 @@ def end(run: Run) -> str:
     """How a run came to its end."""
     if run.failure:
         return f"failed: {run.failure}"
-    if run.first_bad_epoch:
-        return f"lost its numbers in epoch {run.first_bad_epoch}"
+    if run.lost_in:
+        return f"lost its numbers in {run.lost_in}"
     if run.is_cut_off:
         return "interrupted"
-    if run.finished is None:
+    if run.finished is None or run.planned is None:
         return "not known"
-    early = run.planned is not None and run.finished < run.planned
+    early = run.finished < run.planned
     return "stopped by a callback" if early else "as planned"

@@ -101,7 +101,8 @@ def shrink(
     layers = _layers(graphs)
     norms = widths.norms(layers) if initialize == "norm" else None
     stays = widths.units.stay(width, multiple_of, norms)
-    _check_width(teacher, width, multiple_of, bool(stays.all()))
+    if width < 1 and stays.all():
+        raise _nothing_to_spare(teacher, width, multiple_of, widths.unknown)
     builder = Builder(graphs, widths, stays)
     student = builder.model(teacher)
     builder.copy_weights(every=initialize == "norm")
@@ -203,25 +204,30 @@ def _check_choices(initialize: Any, multiple_of: Any) -> None:
         )
 
 
-def _check_width(
-    teacher: keras.Model, width: float, multiple_of: int, is_whole: bool
-) -> None:
-    if width < 1 and is_whole:
-        raise ValueError(
-            "There is nothing to make narrower: no hidden layer of the "
-            "teacher has units to spare. Received: "
-            f"width={width} and multiple_of={multiple_of} for a teacher "
-            f"'{teacher.name}'. Pass a smaller width or multiple_of, or "
-            "width=1."
+def _nothing_to_spare(
+    teacher: keras.Model, width: float, multiple_of: int, unknown: list[str]
+) -> ValueError:
+    return ValueError(
+        "There is nothing to make narrower: no hidden layer of the teacher "
+        f"has units to spare. Received: width={width} and "
+        f"multiple_of={multiple_of} for a teacher '{teacher.name}'. "
+        + (
+            _why_units_stay(unknown)
+            if unknown
+            else "Pass a smaller width or multiple_of, or width=1."
         )
+    )
 
 
 def _warn_of_unknown(names: list[str]) -> None:
     if names:
-        shown = [*names[:5], "..."] if len(names) > 5 else names
-        warnings.warn(
-            f"The units that {shown} read keep their number, since nothing is "
-            "known of what these layers or operations do with them. Use layers "
-            "of Keras in their place to shrink these, too.",
-            stacklevel=3,
-        )
+        warnings.warn(_why_units_stay(names), stacklevel=3)
+
+
+def _why_units_stay(names: list[str]) -> str:
+    shown = [*names[:5], "..."] if len(names) > 5 else names
+    return (
+        f"The units that {shown} read keep their number, since nothing is "
+        "known of what these layers or operations do with them. Use layers "
+        "of Keras in their place to shrink these, too."
+    )

@@ -46,6 +46,7 @@ def files(tmp_path_factory):
     np.savez(folder / "rows.npz", x=x, y=np.eye(3)[y])
     np.savez(folder / "flat.npz", x=x[..., 0], y=y)
     np.savez(folder / "several.npz", x=x, y=np.ones((60, 3)))
+    np.savez(folder / "soft.npz", x=x, y=np.full((60, 3), 1 / 3))
     np.save(folder / "x.npy", x)
     np.savez(folder / "large.npz", x=np.zeros((6, 9, 9, 1)), y=y[:6])
     np.savez(folder / "beyond.npz", x=x, y=y + 1)

@@ -69,6 +69,14 @@ MISTAKES = {
         "--report, and 3 and 5 classes",
     ),
     "several classes": ([3, "several.npz"], "rows sum to 3 to 3"),
+    "report on mixed classes": (
+        [3, "soft.npz", "--report", "out/r.html", "--validation", "0.2"],
+        "aren't one-hot",
+    ),
+    "report on no labels": (
+        [3, "unknown.npz", "--report", "out/r.html", "--validation", "0.2"],
+        "no example with a label",
+    ),
     "no labels": ([3, "x.npy", "--alone"], "--alone needs labels"),
     "no labels for the method": (
         [3, "x.npy", "--method", "DecoupledSoftTargets"],
@@ -159,6 +167,14 @@ def test_a_disk_that_refuses(files, capsys):
         (["report"], "no file and no models"),
         (["report", "a.json", "--seeds", "1"], "Received: a.json and --seeds"),
         (["report", "nowhere.json"], "nowhere.json"),
+        (
+            ["report", "a.json", "--scale", "1/255", "--data-dir", "x"],
+            "Received: --scale, --data-dir, and 'a.json'",
+        ),
+        (
+            ["export", "student.keras", "s.tflite", "--resize"],
+            "Received: --resize, and no --calibration",
+        ),
         (["report", "noise.json"], "UnicodeDecodeError"),
         (
             [*MEASURE, "student.keras", "--data", "x.npy"],
@@ -183,6 +199,8 @@ def test_a_disk_that_refuses(files, capsys):
         ),
         (["label", "teacher.keras", "x.npy", ""], "an empty name"),
         (["label", "teacher.keras", "x.npy", "c", "--rank", "1"], "rank=1"),
+        (["label", "teacher.keras", "x.npy", "."], "a folder of its own"),
+        (["label", "teacher.keras", "holes.npz", "c"], "in example 7"),
         (["completion", "cmd"], "invalid choice: 'cmd'"),
     ],
 )

@@ -51,6 +51,12 @@ def test_arrays_with_labels(tmp_path):
     np.testing.assert_array_equal(scaled.inputs, x / 2)
 
 
+def test_one_value_is_no_row_of_labels(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 2)), y=1)
+    with pytest.raises(ValueError, match="one value as 'y'"):
+        kd.load_data(tmp_path / "data.npz")
+
+
 def test_inputs_by_name_and_words_as_labels(tmp_path):
     a, b = np.zeros((3, 2)), np.ones((3, 4))
     words = np.array(["truck", "car", "truck"])
@@ -105,6 +111,17 @@ def test_a_folder_of_images(folder):
     order = np.random.default_rng([3, 0]).permutation(5)[:2]
     np.testing.assert_array_equal(batch, x[order])
     np.testing.assert_array_equal(labels, y[order])
+
+
+def test_no_file_of_a_folder_is_left_out(folder):
+    with pytest.raises(ValueError, match=r"images/car'.* pass '.*images'"):
+        kd.load_data(folder.parent)
+    (folder / "car" / "7.tif").touch()
+    with pytest.raises(ValueError, match=r"7.tif'. Convert it"):
+        kd.load_data(folder)
+    save_picture(folder / "8.png", picture(8))
+    with pytest.raises(ValueError, match=r"8.png', which is of no class"):
+        kd.load_data(folder)
 
 
 def test_images_are_brought_to_a_size_where_asked(folder):
@@ -190,6 +207,11 @@ def test_parquet_of_other_writers(tmp_path):
         ({"x": [1.0]}, {"label": "kind"}, "no such column of labels"),
         ({"x": [1.0]}, {"size": (2, 2)}, "numbers can't"),
         ({"x": [1.0]}, {"split": "test"}, "take no split"),
+        (
+            {"x": [{"bytes": b"", "path": "a"}, {"bytes": None, "path": "b"}]},
+            {},
+            "row 1 of .* without any bytes",
+        ),
     ],
 )
 def test_tables_that_hold_no_examples(tmp_path, columns, options, expected):

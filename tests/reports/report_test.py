@@ -11,6 +11,7 @@ from support import CLASSES, crossentropy, images, mlp, only_on
 import keras_distill as kd
 from keras_distill.export import LiteRTCheck, MicroCheck, OutputCheck
 from keras_distill.export.measure import Latency
+from keras_distill.reports import tables, words
 from keras_distill.reports.pictures import pictures_of
 
 X, Y = images(40)
@@ -193,6 +194,65 @@ def test_a_loss_that_is_no_number_says_so(trained):
     assert "from epoch 3 on" in found.seen
 
 
+def test_curves_alone_do_not_say_how_a_run_ended(trained):
+    teacher, distiller, _ = trained
+    curves = distiller.history.history
+    report = kd.report(teacher, distiller, (X, Y), histories=[curves])
+    (run,) = report.facts.runs
+    assert (run.finished, run.planned) == (3, None)
+    assert words.end(run) == "not known"
+    assert not tables.all_as_planned(report.facts)
+    assert "unknown_runs" in {f.rule for f in report.verdict.findings}
+
+
+def test_values_belong_to_the_epochs_that_they_are_of(trained):
+    distiller = kd.Distiller(trained[0], small(2))
+    distiller.compile(run_eagerly=True)
+    distiller.fit(
+        X,
+        Y,
+        initial_epoch=2,
+        epochs=6,
+        validation_data=(X, Y),
+        validation_freq=2,
+        verbose=0,
+    )
+    distiller.history.history["loss"][1] = float("nan")
+    facts = kd.report(trained[0], distiller, (X, Y)).facts
+    (run,) = facts.runs
+    assert run.epochs_of("loss") == range(3, 7)
+    # After the epochs 4 and 6, but Keras doesn't say so.
+    assert len(run.curves["val_loss"]) == 2
+    assert run.epochs_of("val_loss") is None
+    assert "val_loss" in tables.undrawn(facts)
+    assert "loss" not in tables.undrawn(facts)
+    assert run.lost_in == "epoch 4"
+    only_there = {"loss": (1.0,) * 4, "val_loss": (1.0, None)}
+    lost = dataclasses.replace(run, curves=only_there)
+    assert lost.lost_in == "validation"
+
+
+def test_the_gap_is_that_of_whole_pairs(made):
+    def group(*accuracies):
+        (score,) = made.facts.alone.scores
+        scores = [
+            a if a is None else dataclasses.replace(score, accuracy=a)
+            for a in accuracies
+        ]
+        return dataclasses.replace(made.facts.alone, scores=tuple(scores))
+
+    facts = dataclasses.replace(
+        made.facts,
+        teacher=group(0.95),
+        alone=group(0.5, 0.9),
+        distilled=group(0.9, None),
+    )
+    assert facts.gap_closed == pytest.approx(0.4 / 0.45)
+    assert "closed 89 % of the gap" in tables.summary(facts)
+    facts = dataclasses.replace(facts, distilled=group(None, None))
+    assert facts.gap_closed is None
+
+
 def test_labels_come_in_each_form(trained):
     teacher, _, alone = trained
     expected = kd.report(teacher, alone, (X, Y)).facts
@@ -262,6 +322,18 @@ def test_one_value_is_two_classes(activation):
     assert facts.distilled.wrong_classes is None
 
 
+def test_sigmoids_of_several_classes_are_refused(trained):
+    teacher, _, alone = trained
+    inputs = keras.Input((8, 8, 1))
+    shares = keras.ops.sigmoid(alone(inputs))
+    student = keras.Model(inputs, shares)
+    with pytest.raises(ValueError, match=r"as sigmoids. Pass"):
+        kd.report(teacher, student, (X, Y))
+    said = student.predict(X, verbose=0)
+    with pytest.raises(ValueError, match="'teacher', whose 3 values"):
+        kd.report(said, alone, (X, Y))
+
+
 def check(**changes):
     values = {
         "scheme": "int8",
@@ -309,9 +381,9 @@ def test_pictures_are_scaled_and_small():
     ("changes", "error", "message"),
     [
         ({"teacher": "teacher.keras"}, TypeError, "Received: teacher=str"),
-        ({"teacher": np.ones((3, 3))}, ValueError, "3 rows of the teacher"),
+        ({"teacher": np.eye(3)}, ValueError, "3 rows of the teacher"),
         ({"teacher": np.full((40, 3), np.nan)}, ValueError, "NaN or infinite"),
-        ({"teacher": np.ones((40, 4))}, ValueError, "of 4 classes and"),
+        ({"teacher": np.eye(40, 4) * 2}, ValueError, "of 4 classes and"),
         ({"teacher": np.ones((40, 4, 3))}, ValueError, "one row of values"),
         ({"teacher": np.full((40, 1), 0.5)}, ValueError, "may be a probab"),
         ({"students": []}, ValueError, "at least one student"),

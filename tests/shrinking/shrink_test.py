@@ -314,6 +314,14 @@ def test_a_depth_that_drops_nothing_is_no_depth():
         kd.shrink(_chain("a", "b", "c"), width=1, depth=0.9)
 
 
+def test_units_that_only_unknown_layers_read():
+    inputs = keras.Input((4,))
+    x = layers.Dense(8)(inputs)
+    teacher = keras.Model(inputs, layers.Dot(axes=1, name="product")([x, x]))
+    with pytest.raises(ValueError, match=r"\['product'\] read keep"):
+        kd.shrink(teacher)
+
+
 def test_teachers_that_show_nothing_to_shrink():
     with pytest.raises(TypeError, match="teacher=None"):
         kd.shrink(None)
