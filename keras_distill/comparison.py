@@ -15,7 +15,7 @@ from keras_distill.features import (
     data_formats,
     symbolic_output,
 )
-from keras_distill.heads import final_activation
+from keras_distill.heads import final_activation, layer_activation
 from keras_distill.losses.base import DistillationLoss, LogitLoss, to_logits
 from keras_distill.losses.feature_loss import FeatureLoss
 
@@ -242,6 +242,8 @@ def _detect_probabilities(
         ("student", student, loss.student_layer_name),
     ):
         found = seen_activation(model, name)
+        if who == "student" and (layer := _only_projector(loss)) is not None:
+            found = None if layer == "auto" else layer_activation(layer)
         if model is None or found is None:
             continue
         called = (
@@ -265,6 +267,12 @@ def _detect_probabilities(
             comparison.student_is_probability = True
         elif loss.from_logits is None:
             comparison.teacher_is_probability = True
+
+
+def _only_projector(loss: LogitLoss) -> Any:
+    """The layer whose output is compared, `"auto"`, or `None`."""
+    several = isinstance(loss.projector, list)
+    return loss.projector[0] if several else loss.projector
 
 
 def _check_data_format(loss: FeatureLoss, who: str, model: keras.Model) -> None:

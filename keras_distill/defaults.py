@@ -9,7 +9,7 @@ import keras
 from keras_distill.comparison import output_spec
 from keras_distill.hard_labels import HardLabelAccuracy, HardLabels
 from keras_distill.heads import final_activation
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import DistillationLoss, LogitLoss
 from keras_distill.losses.soft_targets import BinarySoftTargets, SoftTargets
 
 _BINARY = (
@@ -41,6 +41,30 @@ def default_losses(student: keras.Model) -> list[DistillationLoss]:
     if head == "sigmoid":
         return [BinarySoftTargets()]
     return [SoftTargets()]
+
+
+def require_same_kind(chosen: DistillationLoss, hard: Any) -> None:
+    """Raise where the default soft targets don't fit a loss on labels.
+
+    Args:
+        chosen: What `default_losses` chose.
+        hard: The loss on the hard labels, as `compile` takes it.
+
+    Raises:
+        ValueError: If one is for classes that exclude each other, and the
+            other for several labels.
+    """
+    kind = _kind_of_loss(hard)
+    assert isinstance(chosen, LogitLoss)
+    if kind not in ("softmax", "sigmoid") or kind == chosen.activation:
+        return
+    other = "BinarySoftTargets" if kind == "sigmoid" else "SoftTargets"
+    raise ValueError(
+        f"{type(chosen).__name__} is the default for what the student ends "
+        f"in, and compares what a {chosen.activation} turns into "
+        f"probabilities. Received: a loss on the labels for a {kind}. Make the "
+        f"distiller with losses=kd.losses.{other}()."
+    )
 
 
 def default_hard_loss(student: keras.Model) -> HardLabels | None:

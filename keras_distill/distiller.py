@@ -28,6 +28,7 @@ from keras_distill.defaults import (
     compile_arguments,
     default_hard_loss,
     default_metrics,
+    require_same_kind,
 )
 from keras_distill.distribution.current import engine_of
 from keras_distill.distribution.model import DistributedModel
@@ -182,7 +183,6 @@ class Distiller(DistributedModel):
             "stored": stored,
         }
         self._given = MappingProxyType(given)
-        self._hides_teacher = False
         self._keeps_values = False
         self._teacher_rests = False
         self._evaluates = False
@@ -190,6 +190,7 @@ class Distiller(DistributedModel):
         self._comparisons = MappingProxyType({c.name: c for c in comparisons})
         self.student = student
         self.save_teacher = save_teacher
+        self._has_default_loss = losses is None
         self._add_projectors()
         self._add_weights(loss_weights, hard_label_weight)
         self._add_terms()
@@ -286,9 +287,6 @@ class Distiller(DistributedModel):
     @property
     def teacher(self) -> keras.Model | None:
         """The teacher, as it was given."""
-        if self._hides_teacher:
-            # Keras saves what it finds by looking at attributes.
-            raise AttributeError("The teacher is left out of this file.")
         teacher: keras.Model | None = self._given["teacher"]
         return teacher
 
@@ -340,8 +338,9 @@ class Distiller(DistributedModel):
         return tuple(self._loss_weights)
 
     @loss_weights.setter
-    def loss_weights(self, values: Sequence[float]) -> None:
-        for weight, value in zip(self._loss_weights, values, strict=True):
+    def loss_weights(self, values: float | Sequence[float]) -> None:
+        several = [values] if isinstance(values, (int, float)) else values
+        for weight, value in zip(self._loss_weights, several, strict=True):
             weight.assign(value)
 
     @property
@@ -461,6 +460,7 @@ class Distiller(DistributedModel):
         taken = fidelity.names(labels=True)
         for given_metrics in (metrics, weighted_metrics, self._terms):
             check_metrics(given_metrics, self.student, taken)
+        self._check_hard_labels(loss)
         self._fidelity = fidelity
         self._teacher_view, self._student_view = extractors(
             self._given["teacher"], self.student, self._looking
@@ -485,6 +485,23 @@ class Distiller(DistributedModel):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+
+    def _check_hard_labels(self, loss: Any) -> None:
+        """Raise where their loss doesn't go with the distiller's."""
+        if self._has_default_loss:
+            for chosen in self.distillation_losses.values():
+                require_same_kind(chosen, loss)
+        # Keras logs an output's loss by the output's name.
+        if not keras.tree.is_nested(loss):
+            return
+        names = {f"{name}_loss" for name in self.output_names}
+        twice = sorted(names & {term.name for term in self._terms})
+        if twice:
+            raise ValueError(
+                "Two losses would be logged under the same name. Received: a "
+                f"loss of an output and one of the distiller's, as {twice}. "
+                "Give the distiller's loss another name=."
+            )
 
     def get_compile_config(self) -> Any:
         """What `compile_from_config` needs."""
@@ -835,28 +852,26 @@ class Distiller(DistributedModel):
             # A loaded one has an optimizer that is built.
             self._build_optimizer()
         whole = written_whole(keras.Model.save, self, args, kwargs)
-        with self._teacher_hidden(), whole as given:
+        with local(), whole as given:
             return super().save(**given)
 
     @functools.wraps(keras.Model.save_weights)
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         whole = written_whole(keras.Model.save_weights, self, args, kwargs)
-        with self._teacher_hidden(), whole as given:
+        with local(), whole as given:
             return super().save_weights(**given)
 
     @functools.wraps(keras.Model.load_weights)
     def load_weights(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        with self._teacher_hidden():
+        with local():
             return super().load_weights(*args, **kwargs)
 
-    @contextmanager
-    def _teacher_hidden(self) -> Iterator[None]:
-        self._hides_teacher = not self.save_teacher
-        try:
-            with local():
-                yield
-        finally:
-            self._hides_teacher = False
+    def __dir__(self) -> list[str]:
+        """Where Keras looks for what it saves."""
+        names = list(super().__dir__())
+        if not self.save_teacher:
+            names.remove("teacher")
+        return names
 
     def save_own_variables(self, store: Any) -> None:
         """Store weights, temperatures and the state of random numbers.
@@ -913,10 +928,10 @@ class Distiller(DistributedModel):
 
     def _loss_config(self, comparison: Any) -> Any:
         config = keras.saving.serialize_keras_object(comparison.loss)
-        if not self.save_teacher and comparison.teacher_is_probability:
+        left_out = not self.save_teacher or self._given["teacher"] is None
+        if left_out and comparison.teacher_is_probability:
             # Without the teacher, its softmax can't be seen again.
             config["config"]["from_logits"] = False
-        left_out = not self.save_teacher or self._given["teacher"] is None
         if left_out and comparison.loss.projector is not None:
             # Without the teacher, "auto" can't be made out again.
             layers = comparison.projectors

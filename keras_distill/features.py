@@ -150,6 +150,24 @@ class FeatureExtractor:
         inputs = symbolic_inputs(self.model)
         if inputs is None:
             return None
+        try:
+            return self._traced(inputs)
+        except Exception:
+            if _symbolic(self.model, "input") is not None:
+                raise
+            # A subclassed model tells no dtype; one that looks up tokens takes
+            # no floats, and each backend says so in its own way.
+            try:
+                return self._traced(
+                    keras.tree.map_structure(
+                        lambda x: keras.KerasTensor(x.shape, "int32"), inputs
+                    )
+                )
+            except Exception:
+                pass
+            raise
+
+    def _traced(self, inputs: Any) -> tuple[Any, dict[str, Any]]:
         specs: tuple[Any, dict[str, Any]] = _Traced(self)(inputs)
         return specs
 

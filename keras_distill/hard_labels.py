@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from keras import ops
 from keras_distill.labels import (
     are_indices,
     as_indices,
-    known_share,
+    weight_of_known,
     without_padding,
 )
 from keras_distill.losses.base import Tensor, align_weights
@@ -24,7 +25,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
     model with a softmax or its logits; and zeros and ones, for a model with
     sigmoids or theirs. An index of -1, or a row with a -1 in it, stands for an
     example without a label: it counts for nothing, and the mean is taken over
-    the others.
+    the others. The value of an index beyond the classes is NaN.
 
     Args:
         activation: `"softmax"` or `"sigmoid"`: what the output is, or would be
@@ -73,6 +74,11 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         if sample_weight is not None:
             places = ops.shape(y_pred)[:-1]
             sample_weight = align_weights(sample_weight, places, self)
+        if self.reduction == "mean_with_sample_weight":
+            known = ops.cast(self._known(y_true, y_pred), self.dtype)
+            sample_weight = known * (
+                1 if sample_weight is None else sample_weight
+            )
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -80,28 +86,43 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         if self.activation == "sigmoid":
             return self._binary(y_true, y_pred)
         if not are_indices(y_true, y_pred):
-            known = ops.all(y_true >= 0, axis=-1)
             values = keras.losses.categorical_crossentropy(
                 ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
             )
-            return values * known_share(known, values.dtype)
-        indices = as_indices(y_true, y_pred)
-        known = indices >= 0
+        else:
+            values = self._sparse(as_indices(y_true, y_pred), y_pred)
+        return self._of_known(values, y_true, y_pred)
+
+    def _sparse(self, indices: Tensor, y_pred: Tensor) -> Tensor:
+        beyond = indices >= y_pred.shape[-1]
         values = keras.losses.sparse_categorical_crossentropy(
-            ops.where(known, indices, 0),
+            ops.where((indices >= 0) & ~beyond, indices, 0),
             y_pred,
             from_logits=self.from_logits,
         )
-        return values * known_share(known, values.dtype)
+        # Backends would raise, or take no notice.
+        return ops.where(beyond, math.nan, values)
 
     def _binary(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        labels = y_true
+        if len(y_true.shape) < len(y_pred.shape):
+            labels = ops.expand_dims(y_true, axis=-1)
+        values = keras.losses.binary_crossentropy(
+            ops.maximum(labels, 0), y_pred, from_logits=self.from_logits
+        )
+        return self._of_known(values, y_true, y_pred)
+
+    def _of_known(self, values: Tensor, *labels: Tensor) -> Tensor:
+        known = self._known(*labels)
+        return values * weight_of_known(known, values.dtype, self.reduction)
+
+    def _known(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Where there is a label."""
+        if self.activation == "softmax" and are_indices(y_true, y_pred):
+            return as_indices(y_true, y_pred) >= 0
         if len(y_true.shape) < len(y_pred.shape):
             y_true = ops.expand_dims(y_true, axis=-1)
-        known = ops.all(y_true >= 0, axis=-1)
-        values = keras.losses.binary_crossentropy(
-            ops.maximum(y_true, 0), y_pred, from_logits=self.from_logits
-        )
-        return values * known_share(known, values.dtype)
+        return ops.all(y_true >= 0, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -46,8 +46,7 @@ def final_activation(model: keras.Model, name: LayerName = None) -> str | None:
         isinstance(output, dict) and name in output
     ):
         try:
-            layer = find_layer(model, name)
-            return _if_probability(_activation_of_layer(layer))
+            return layer_activation(find_layer(model, name))
         except ValueError:  # the key of an output that no graph shows
             return None
     if name is not None:
@@ -76,6 +75,15 @@ def output_activations(model: keras.Model) -> list[str | None]:
     return [_activation_of_tensor(t) for t in tensors if t is not None]
 
 
+def layer_activation(layer: keras.Layer) -> str | None:
+    """Find the softmax or sigmoid that a layer's or a model's output is of.
+
+    Returns:
+        `"softmax"`, `"sigmoid"`, or `None` where none is seen.
+    """
+    return _if_probability(_activation_of_layer(layer))
+
+
 def _if_probability(activation: str | None) -> str | None:
     return activation if activation in _PROBABILITIES else None
 
@@ -95,6 +103,11 @@ def _activation_of_tensor(tensor: Any) -> str | None:
     if _passes_on(operation):
         (source,) = operation._inbound_nodes[node].input_tensors
         return _activation_of_tensor(source)
+    if isinstance(operation, keras.layers.Average):
+        # As an ensemble ends: a mean of probabilities is one.
+        sources = operation._inbound_nodes[node].input_tensors
+        found = {_activation_of_tensor(source) for source in sources}
+        return found.pop() if len(found) == 1 else None
     if isinstance(operation, keras.Layer):
         return _activation_of_config(operation)
     # A function of keras.ops that was called on a symbolic tensor.

@@ -58,6 +58,13 @@ def without_padding(
     return ops.where(aligned, y_true, -1.0), ops.where(places, y_pred, 0.0)
 
 
+def weight_of_known(known: Tensor, dtype: Any, reduction: str | None) -> Tensor:
+    """What makes a loss's reduction one over the places that count."""
+    if reduction in ("mean", "sum_over_batch_size", None):
+        return known_share(known, dtype)
+    return ops.cast(known, dtype)
+
+
 def known_share(known: Tensor, dtype: Any) -> Tensor:
     """1 for each place that counts, scaled to a mean over those alone."""
     known = ops.cast(known, dtype)

@@ -118,6 +118,23 @@ def test_the_unlabelled_move_nothing():
     np.testing.assert_array_equal(moved, KNOWN)
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
+def test_other_reductions_are_of_the_labelled(reduction, weights):
+    loss = kd.HardLabels(reduction=reduction)
+    given = () if weights is None else (weights,)
+    value = evaluate(loss, SOME, LOGITS, *given)
+    some = () if weights is None else (weights[KNOWN],)
+    expected = evaluate(loss, LABELS[KNOWN], LOGITS[KNOWN], *some)
+    assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_label_beyond_the_classes_is_no_number():
+    loss = kd.HardLabels(reduction=None)
+    values = evaluate(loss, np.array([0, 3, -1]), np.zeros((3, 3)))
+    np.testing.assert_allclose(values, [1.5 * np.log(3), np.nan, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
 def test_weights_of_the_labelled(reduction):
     loss = kd.HardLabels(reduction=reduction)

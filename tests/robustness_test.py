@@ -120,6 +120,104 @@ def test_predict_takes_a_transfer_batch():
     )
 
 
+def loss_of(distiller, *batch):
+    """Of the soft targets, after a step."""
+    logs = distiller.train_on_batch(*batch, return_dict=True)
+    return logs["soft_targets_loss"]
+
+
+def test_a_file_knows_that_the_cache_holds_probabilities(tmp_path):
+    stored = kd.StoredTeacher(keras.KerasTensor((None, 3)), {}, "softmax")
+    made = kd.Distiller(stored, mlp())
+    made.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    x, _ = images(4)
+    batch = kd.TransferBatch(x, np.eye(3)[[0, 1, 2, 0]] * 0.8 + 0.2 / 3)
+    assert loss_of(loaded, batch) == pytest.approx(loss_of(made, batch))
+
+
+def test_a_projector_turns_probabilities_into_logits():
+    guide, x = teacher(), images(4)[0]
+    ends = layers.Dense(3, kernel_initializer="ones")
+    student = keras.Sequential([mlp(), layers.Softmax()])
+    loss = kd.losses.SoftTargets(projector=ends)
+    # Probabilities sum to 1: what the projector says of each class.
+    raised = np.exp(np.float64(guide.predict(x, verbose=0)) / 4)
+    p = raised / raised.sum(-1, keepdims=True)
+    expected = 16 * (p * np.log(p * 3)).sum(-1).mean()
+    found = loss_of(kd.Distiller(guide, student, loss), x)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mean_of_probabilities_is_one():
+    inputs = keras.Input((8, 8, 1))
+    ends = [layers.Softmax()(mlp(seed=seed)(inputs)) for seed in (1, 2)]
+    guide = keras.Model(inputs, layers.Average()(ends))
+    x, _ = images(4)
+    told = kd.losses.SoftTargets(from_logits=False)
+    both = [
+        loss_of(kd.Distiller(guide, mlp(), loss), x) for loss in (None, told)
+    ]
+    assert both[0] == pytest.approx(both[1])
+
+
+def test_weights_of_arrays_without_labels_are_not_dropped():
+    x, _ = images(8)
+    made = kd.Distiller(mlp(16), mlp())
+    with pytest.raises(ValueError, match="sample_weight, and no y"):
+        made.fit(x, sample_weight=np.zeros(8), verbose=0)
+    with pytest.raises(ValueError, match="class_weight, and no y"):
+        made.fit(x, class_weight={0: 1.0}, verbose=0)
+    with pytest.raises(ValueError, match="sample_weight, and no y"):
+        made.evaluate(x, sample_weight=np.zeros(8), verbose=0)
+    nothing = np.full(8, -1)
+    logs = made.fit(x, nothing, sample_weight=np.zeros(8), verbose=0).history
+    assert logs["soft_targets_loss"] == logs["hard_label_loss"] == [0.0]
+
+
+def test_default_soft_targets_go_with_the_hard_loss():
+    made = kd.Distiller(mlp(16), mlp())
+    several = keras.losses.BinaryCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match=r"losses=kd.losses.BinarySoftTargets"):
+        made.compile(loss=several)
+    soft = kd.losses.SoftTargets()
+    kd.Distiller(mlp(16), mlp(), soft).compile(loss=several)
+
+
+def test_an_outputs_loss_has_a_name_of_its_own():
+    inputs = keras.Input((4,))
+    student = keras.Model(
+        inputs, {n: layers.Dense(3, name=n)(inputs) for n in ("a", "b")}
+    )
+    loss = kd.losses.SoftTargets(4.0, "a", "a", name="a")
+    made = kd.Distiller(keras.models.clone_model(student), student, loss)
+    hard = dict.fromkeys("ab", kd.HardLabels())
+    with pytest.raises(ValueError, match="'a_loss'"):
+        made.compile(loss=hard)
+
+
+class Tokens(keras.Model):
+    """Looks numbers up, and shows no graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = self.add_weight(shape=(9, 4))
+        self.ends = layers.Dense(3)
+
+    def call(self, numbers):
+        found = keras.ops.take(self.table, numbers, axis=0)
+        return self.ends(keras.ops.mean(found, axis=1))
+
+
+def test_a_model_without_a_graph_may_take_integers():
+    x = np.arange(20).reshape(4, 5) % 9
+    guide, student = Tokens(), Tokens()
+    for model in (guide, student):
+        model(x)
+    history = kd.Distiller(guide, student).fit(x, verbose=0).history
+    assert history["soft_targets_loss"][0] > 0
+
+
 def test_a_lean_file_knows_that_the_teacher_gave_probabilities(tmp_path):
     inputs = keras.Input((8, 8, 1))
     guide = keras.Model(inputs, layers.Softmax()(mlp(16)(inputs)))

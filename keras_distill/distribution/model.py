@@ -154,6 +154,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
         given = named_arguments(keras.Model.fit, self, args, kwargs)
+        _refuse_weights_alone(given, ("sample_weight", "class_weight"))
         engine = engine_of(self)
         if engine.splits_arrays:
             _split_validation(given)
@@ -187,6 +188,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         given = named_arguments(keras.Model.evaluate, self, args, kwargs)
+        _refuse_weights_alone(given, ("sample_weight",))
         engine = engine_of(self)
         if engine.splits_arrays and "_use_cached_eval_dataset" not in given:
             _share_arrays(given, given["batch_size"], False)
@@ -251,6 +253,20 @@ def _refuse_parts_of_epochs(data: GlobalBatches, steps: int | None) -> None:
 
 def _cut(piece: slice) -> Callable[[Any], Any]:
     return lambda x: None if x is None else x[piece]
+
+
+def _refuse_weights_alone(
+    given: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    """Raise where Keras would drop weights, since there are no labels."""
+    lost = [name for name in names if given[name] is not None]
+    arrays = all(is_array(x) for x in keras.tree.flatten(given["x"]))
+    if lost and arrays and given["y"] is None:
+        raise ValueError(
+            "Keras drops the weights of arrays without labels. Received: "
+            f"{' and '.join(lost)}, and no y. With sample weights, pass "
+            "y=np.full(len(x), -1): a label of -1 is none."
+        )
 
 
 def _share_arrays(

@@ -11,7 +11,12 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from keras_distill.labels import as_indices, known_share, without_padding
+from keras_distill.labels import (
+    as_indices,
+    known_share,
+    weight_of_known,
+    without_padding,
+)
 from keras_distill.masks import mask_of
 
 # Tensors of three frameworks have no common type that could be imported
@@ -374,6 +379,13 @@ class LogitLoss(DistillationLoss):
             labels = ops.convert_to_tensor(y_true["labels"])
             labels, y_pred = without_padding(labels, y_pred, self.dtype)
             y_true = {**y_true, "labels": labels}
+            if self.reduction == "mean_with_sample_weight":
+                known = as_indices(labels, y_pred) >= 0
+                known = ops.cast(known, self.dtype)
+                if sample_weight is not None:
+                    places = ops.shape(y_pred)[:-1]
+                    known *= align_weights(sample_weight, places, self)
+                sample_weight = known
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
@@ -387,7 +399,7 @@ class LogitLoss(DistillationLoss):
         values = self.compare(teacher, student, inside)
         # Backends would raise, take the last class, or something else.
         values = ops.where(beyond, math.nan, values)
-        return values * known_share(known, values.dtype)
+        return values * weight_of_known(known, values.dtype, self.reduction)
 
     def _teacher_logits(self, teacher: Tensor, student: Tensor) -> Tensor:
         # NumPy-style broadcasting would hide what doesn't fit.

@@ -84,23 +84,14 @@ class Hint(FeatureLoss):
         axes = tuple(range(1, len(mask.shape)))
         share = ops.mean(mask, axis=axes, keepdims=True)
         scale = mask / ops.sqrt(ops.maximum(share, 1e-12))
-        return scale * ops.cast(teacher, self.dtype), scale * ops.cast(
-            student, self.dtype
+        # Padding may hold anything, also what isn't finite.
+        teacher, student = (
+            ops.where(mask > 0, scale * ops.cast(x, self.dtype), 0.0)
+            for x in (teacher, student)
         )
+        return teacher, student
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Values of shape `(batch,)`."""
         squares = ops.square(student - teacher)
         return ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
-
-
-def _without_padding(
-    teacher: Tensor, student: Tensor, mask: Tensor
-) -> list[Tensor]:
-    """Both with zeros for padding, and a mean square over the rest alone."""
-    mask = ops.cast(mask, student.dtype)
-    while len(mask.shape) < len(student.shape):
-        mask = ops.expand_dims(mask, axis=-1)
-    share = ops.mean(mask, axis=tuple(range(1, len(mask.shape))), keepdims=True)
-    scale = mask / ops.sqrt(ops.maximum(share, 1e-12))
-    return [ops.where(mask > 0, x * scale, 0.0) for x in (teacher, student)]
