@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 import pathlib
 import shutil
@@ -205,12 +207,18 @@ class RemoteFolder(Folder):
             if f"{name.rpartition('/')[0]}/{MARKER}" in names
         }
 
+    @functools.cached_property
+    def _whose(self) -> str:
+        """Of which plan a copy is: not of another cache, or an earlier one."""
+        plan = self.read("plan.json") or b""
+        return hashlib.sha256(plan).hexdigest()[:16]
+
     def local(self, name: str) -> pathlib.Path:
         """A copy of the file."""
         if self._copy is None:
             self._copy = pathlib.Path(tempfile.mkdtemp("-teacher-cache"))
             weakref.finalize(self, shutil.rmtree, self._copy, True)
-        path = self._copy / name
+        path = self._copy / self._whose / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")

@@ -134,6 +134,8 @@ class Labelling:
         )
         output, features = self.teacher.label(example)
         structure, leaves = structure_of(output)
+        for tensor in (*leaves, *features.values()):
+            _require_rows(tensor, len(keras.tree.flatten(example)[0]))
         activation = _activation(
             probabilities, self.teacher.probabilities, leaves
         )
@@ -310,6 +312,7 @@ class Labelling:
             ],
             strict=True,
         ):
+            _require_rows(tensor, len(places))
             values = _as_floats(field, np.asarray(tensor)[:size])
             if field.layer is None:
                 values = _as_logits(values, self.plan.probabilities)
@@ -469,9 +472,21 @@ def _look_like_probabilities(values: Array) -> bool:
     return bool(((values >= 0) & (values <= 1)).all())
 
 
-def _sum_to_one(values: Array) -> bool:
+def _sum_to_one(values: Array, tolerance: float = 1e-3) -> bool:
     return values.ndim > 1 and bool(
-        np.allclose(values.sum(axis=-1, dtype=np.float64), 1, atol=1e-3)
+        np.allclose(values.sum(axis=-1, dtype=np.float64), 1, atol=tolerance)
+    )
+
+
+def _require_probabilities(values: Array, activation: str) -> None:
+    if _look_like_probabilities(values) and (
+        activation == "sigmoid" or _sum_to_one(values, 1e-2)
+    ):
+        return
+    raise ValueError(
+        "The logarithms of probabilities are stored. Received: "
+        f"probabilities='{activation}', and an output from {values.min():g} "
+        f"to {values.max():g}, whose rows are none. Pass 'none' for logits."
     )
 
 
@@ -481,10 +496,23 @@ def _as_logits(values: Array, activation: str | None) -> Array:
         return values
     least = np.finfo(np.float32).tiny
     wide = values.astype(np.float64)
+    if np.isfinite(wide).all():
+        _require_probabilities(wide, activation)
     logs: Array = np.log(np.maximum(wide, least))
     if activation == "sigmoid":
         logs = logs - np.log(np.maximum(1 - wide, least))
     return logs
+
+
+def _require_rows(tensor: Any, rows: int) -> None:
+    """Raise where a teacher says more or less than one thing of each."""
+    shape = np.shape(tensor)
+    if shape[:1] != (rows,):
+        raise ValueError(
+            "A teacher says one thing of each example. Received: an output or "
+            f"layer of shape {shape} for {rows} examples. Average what it says "
+            "of several crops, or use Views."
+        )
 
 
 def _as_floats(field: Field, values: Array) -> Array:

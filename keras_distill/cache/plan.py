@@ -304,7 +304,8 @@ def structure_of(output: Any) -> tuple[Any, list[Any]]:
 
     def describe(part: Any) -> Any:
         if isinstance(part, dict):
-            return {"dict": {key: describe(part[key]) for key in part}}
+            # In the order in which JSON gives them back.
+            return {"dict": {key: describe(part[key]) for key in sorted(part)}}
         if isinstance(part, (list, tuple)):
             kind = "list" if isinstance(part, list) else "tuple"
             return {kind: [describe(p) for p in part]}

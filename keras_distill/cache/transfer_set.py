@@ -17,9 +17,8 @@ class TransferSet:
     """Arrays whose first axis numbers the examples.
 
     Args:
-        inputs: An array, or a list, tuple or dict of them. What has `shape`,
-            `dtype` and takes an array of numbers in brackets will do, such as
-            `numpy.memmap`.
+        inputs: An array, or a list, tuple or dict of them. A `numpy.memmap`
+            stays on disk; what isn't NumPy's is read into memory.
         labels: The same for hard labels, or `None`.
         sample_weight: An array, or `None`.
 
@@ -106,7 +105,12 @@ def as_transfer_set(data: Any) -> TransferSet | None:
 
 
 def batches_of(data: Any) -> Iterator[Any]:
-    """The inputs of each batch of something that gives batches."""
+    """The inputs of each batch of something that gives batches.
+
+    Raises:
+        ValueError: If batches number their examples in another order.
+    """
+    count = 0
     if isinstance(data, keras.utils.PyDataset):
         items: Any = (data[i] for i in range(len(data)))
     else:
@@ -114,6 +118,17 @@ def batches_of(data: Any) -> Iterator[Any]:
     for item in items:
         first = item[0] if type(item) in (tuple, list) else item
         inputs = first.inputs if _is_transfer_batch(first) else first
+        size = len(keras.tree.flatten(inputs)[0])
+        if _is_transfer_batch(first) and first.sample_ids is not None:
+            ids = np.ravel(_as_array(first.sample_ids))
+            if not np.array_equal(ids, np.arange(count, count + size)):
+                raise ValueError(
+                    "A cache numbers examples in the order in which they are "
+                    f"labelled. Received: sample_ids {ids[:5].tolist()}... "
+                    f"where {count} comes next. Label in the order of the "
+                    "numbers, without shuffling."
+                )
+        count += size
         yield keras.tree.map_structure(_as_array, inputs)
 
 

@@ -234,8 +234,11 @@ class Views:
             for image, other, seed in zip(images, others, seeds, strict=True)
         ]
         pictures, shares = zip(*mixed, strict=True)
+        stacked = np.stack(pictures)
+        if images.dtype.kind in "iu":
+            stacked = np.rint(stacked)
         return (
-            np.stack(pictures).astype(images.dtype),
+            stacked.astype(images.dtype),
             partners,
             np.array(shares, np.float32),
         )

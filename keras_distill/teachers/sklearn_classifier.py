@@ -66,8 +66,10 @@ class SklearnTeacher(Teacher):
         with np.errstate(divide="ignore"):
             scores = np.asarray(getattr(self.classifier, self._method)(rows))
         if self._method == "predict_proba":
+            _require_one_class(scores)
             return floored_log(scores), {}
         if self._method == "predict_log_proba":
+            _require_one_class(np.exp(scores))
             floor = floored_log(np.zeros((), scores.dtype))
             return np.maximum(scores, floor), {}
         if scores.ndim == 1:
@@ -93,6 +95,16 @@ def _method(classifier: Any) -> str:
     )
 
 
+def _require_one_class(probabilities: Array) -> None:
+    """Raise where they are of several labels, each by itself."""
+    if not np.allclose(probabilities.sum(-1), 1, atol=1e-3):
+        raise TypeError(
+            "A classifier with several outputs is no teacher. Received: "
+            "probabilities that don't sum to 1. Pass a classifier for each "
+            "label."
+        )
+
+
 def _require_classes(classifier: Any) -> None:
     classes = getattr(classifier, "classes_", None)
     if classes is None:
@@ -105,6 +117,16 @@ def _require_classes(classifier: Any) -> None:
             "A classifier with several outputs is no teacher. Received: a "
             f"{type(classifier).__name__} with {len(classes)} outputs. Pass a "
             "classifier for each."
+        )
+    pairs = any(  # also of what is in a pipeline
+        name.endswith("decision_function_shape") and value == "ovo"
+        for name, value in classifier.get_params().items()
+    )
+    if pairs and _method(classifier) == "decision_function":
+        raise ValueError(
+            "The columns of a teacher's output are classes. Received: a "
+            f"{type(classifier).__name__} whose columns are pairs of them. "
+            "Pass one with decision_function_shape='ovr'."
         )
     if not np.array_equal(classes, np.arange(len(classes))):
         raise ValueError(

@@ -33,8 +33,21 @@ def test_it_is_written_opened_and_read(url, tmp_path):
         np.testing.assert_array_equal(
             cache.read(ids).teacher_output, local.read(ids).teacher_output
         )
-    assert (tmp_path / "copy/shards/000002/output_0.npy").exists()
-    assert not (tmp_path / "copy/.partial").exists()
+    assert [*tmp_path.glob("copy/*/shards/000002/output_0.npy")]
+    assert not [*tmp_path.glob("copy/**/.partial*")]
+
+
+def test_copies_are_of_the_cache_that_is_read(url, tmp_path):
+    x = np.arange(12.0).reshape(6, 2).astype("float32")
+    for sign in (1, -1):
+        teacher = kd.teachers.as_teacher(lambda x, sign=sign: sign * x)
+        place = f"{url}/{sign}"
+        kd.TeacherCache.write(
+            place, teacher, x, storage="float32", probabilities="none"
+        )
+        cache = kd.TeacherCache.open(place, copy=tmp_path / "copy")
+        found = cache.read(np.arange(6)).teacher_output
+        np.testing.assert_array_equal(found, sign * x)
 
 
 def test_what_was_interrupted_goes_on(url):

@@ -615,6 +615,46 @@ def test_pickles_are_not_loaded(tmp_path, teacher, data):
         kd.TeacherCache.open(tmp_path).read(np.array([0]))
 
 
+class Shuffled(keras.utils.PyDataset):
+    """Batches that number their examples in another order."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        ids = np.array([3, 0, 5, 1, 4, 2])[3 * index :][:3]
+        return kd.TransferBatch(np.eye(6)[ids], sample_ids=ids), ids
+
+
+@pytest.mark.parametrize(
+    ("says", "given", "message"),
+    [
+        (lambda x: x, {"transfer_set": Shuffled()}, "sample_ids .3, 0, 5"),
+        (lambda x: np.repeat(x, 2, axis=0), {}, r"\(12, 6\) for 6 examples"),
+        (lambda x: x - 1, {"probabilities": "softmax"}, "from -1 to 0, whose"),
+        (lambda x: x / 2, {"probabilities": "softmax"}, "rows are none"),
+        (lambda x: x * 2, {"probabilities": "sigmoid"}, "from 0 to 2, whose"),
+    ],
+)
+def test_what_belongs_to_no_example_is_refused(tmp_path, says, given, message):
+    arguments = {"transfer_set": np.eye(6), "probabilities": "none", **given}
+    with pytest.raises(ValueError, match=message):
+        kd.TeacherCache.write(tmp_path, says, verbose=0, **arguments)
+
+
+def test_outputs_in_an_order_of_their_own(tmp_path):
+    cache = kd.TeacherCache.write(
+        tmp_path,
+        lambda x: {"logits": x, "aux": -x},
+        np.eye(6),
+        probabilities="none",
+        verbose=0,
+    )
+    found = cache.read(np.arange(6)).teacher_output
+    np.testing.assert_array_equal(found["logits"], np.eye(6))
+    np.testing.assert_array_equal(found["aux"], -np.eye(6))
+
+
 def test_nan_is_refused(tmp_path, data):
     model = cnn(4)
     model.layers[-1].bias.assign([np.nan, 0.0, 0.0])

@@ -102,6 +102,16 @@ def test_views_leave_the_layer_as_it_was():
         np.testing.assert_array_equal(one, other)
 
 
+def test_mixed_bytes_are_rounded():
+    x = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), "uint8")
+    views = kd.Views(mix=MixUp(1.0))
+    found, exact = (
+        views.make(TransferSet(images), np.arange(9), 0)[0]
+        for images in (x, x.astype("float64"))
+    )
+    np.testing.assert_array_equal(found, np.rint(exact))
+
+
 @pytest.mark.parametrize("mix", [MixUp(), CutMix()], ids=["mixup", "cutmix"])
 def test_labels_are_mixed_as_the_images_are(tmp_path, mix):
     """Images of one number each: a mean says which share of each is in it."""

@@ -274,3 +274,22 @@ def test_classifiers_that_are_no_teacher():
         90,
         3,
     )
+
+
+@only_on("jax")
+def test_columns_of_a_classifier_are_classes():
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.svm import SVC
+    from sklearn.tree import DecisionTreeClassifier
+
+    x, y = digits()
+    flat = x.reshape(90, -1)
+    pairs = SVC(decision_function_shape="ovo").fit(flat, y)
+    with pytest.raises(ValueError, match="decision_function_shape='ovr'"):
+        as_teacher(pairs)
+    tree = DecisionTreeClassifier(max_depth=1)
+    several = OneVsRestClassifier(tree).fit(
+        flat, np.stack([y != 0, y != 1, y != 2], -1).astype(int)
+    )
+    with pytest.raises(TypeError, match="don't sum to 1"):
+        as_teacher(several).label(x)
