@@ -338,8 +338,9 @@ def measure(run, teacher, data, test, seed, epochs):
 def spread(records, key):
     """Mean and standard deviation over seeds, in percent."""
     found = 100 * np.array([record[key] for record in records])
-    deviation = found.std(ddof=1) if len(found) > 1 else 0.0
-    return f"{found.mean():.1f} ± {deviation:.1f}"
+    if len(found) == 1:
+        return f"{found[0]:.1f}"
+    return f"{found.mean():.1f} ± {found.std(ddof=1):.1f}"
 
 
 def finished(out):
