@@ -9,7 +9,7 @@ import keras
 from keras_distill.comparison import output_spec
 from keras_distill.hard_labels import HardLabelAccuracy, HardLabels
 from keras_distill.heads import final_activation
-from keras_distill.losses.base import DistillationLoss, LogitLoss
+from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.soft_targets import BinarySoftTargets, SoftTargets
 
 _BINARY = (
@@ -30,7 +30,7 @@ def default_losses(student: keras.Model) -> list[DistillationLoss]:
     Raises:
         ValueError: If the student isn't a classifier with one output.
     """
-    head = _head(student)
+    head = default_kind(student)
     if head is None:
         raise ValueError(
             f"There is no default loss for '{student.name}', whose output is "
@@ -43,11 +43,11 @@ def default_losses(student: keras.Model) -> list[DistillationLoss]:
     return [SoftTargets()]
 
 
-def require_same_kind(chosen: DistillationLoss, hard: Any) -> None:
+def require_same_kind(chosen: str, hard: Any) -> None:
     """Raise where the default soft targets don't fit a loss on labels.
 
     Args:
-        chosen: What `default_losses` chose.
+        chosen: The `default_kind` that they were chosen by.
         hard: The loss on the hard labels, as `compile` takes it.
 
     Raises:
@@ -55,21 +55,20 @@ def require_same_kind(chosen: DistillationLoss, hard: Any) -> None:
             other for several labels.
     """
     kind = _kind_of_loss(hard)
-    assert isinstance(chosen, LogitLoss)
-    if kind not in ("softmax", "sigmoid") or kind == chosen.activation:
+    if kind not in ("softmax", "sigmoid") or kind == chosen:
         return
     other = "BinarySoftTargets" if kind == "sigmoid" else "SoftTargets"
     raise ValueError(
-        f"{type(chosen).__name__} is the default for what the student ends "
-        f"in, and compares what a {chosen.activation} turns into "
-        f"probabilities. Received: a loss on the labels for a {kind}. Make the "
-        f"distiller with losses=kd.losses.{other}()."
+        "By default, the distiller compares what a "
+        f"{chosen} turns into probabilities, as fits what the student ends "
+        f"in. Received: a loss on the labels for a {kind}. Make the distiller "
+        f"with losses=kd.losses.{other}()."
     )
 
 
 def default_hard_loss(student: keras.Model) -> HardLabels | None:
     """Cross-entropy in the form that fits what the student ends in."""
-    head = _head(student)
+    head = default_kind(student)
     if head is None:
         return None
     return HardLabels(head, from_logits=final_activation(student) is None)
@@ -77,7 +76,7 @@ def default_hard_loss(student: keras.Model) -> HardLabels | None:
 
 def default_metrics(student: keras.Model) -> list[Any]:
     """Accuracy in the form that fits what the student ends in."""
-    head = _head(student)
+    head = default_kind(student)
     if head is None:
         return []
     logits = final_activation(student) is None
@@ -112,7 +111,7 @@ def compile_arguments(student: keras.Model) -> dict[str, Any]:
     return {**arguments, "loss": student.loss}
 
 
-def _head(student: keras.Model) -> str | None:
+def default_kind(student: keras.Model) -> str | None:
     """`"softmax"`, `"sigmoid"`, or `None` for what isn't one classifier."""
     spec = output_spec(student)
     if spec is None:

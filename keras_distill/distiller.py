@@ -27,6 +27,7 @@ from keras_distill.comparison import as_list, compare, extractors
 from keras_distill.defaults import (
     compile_arguments,
     default_hard_loss,
+    default_kind,
     default_metrics,
     require_same_kind,
 )
@@ -38,6 +39,7 @@ from keras_distill.features import (
     TransferBatch,
     check_inputs,
     select_inputs,
+    symbolic_output,
 )
 from keras_distill.fidelity import ExaminedBatch, Fidelity, check_metrics
 from keras_distill.local_devices import local
@@ -190,7 +192,7 @@ class Distiller(DistributedModel):
         self._comparisons = MappingProxyType({c.name: c for c in comparisons})
         self.student = student
         self.save_teacher = save_teacher
-        self._has_default_loss = losses is None
+        self._default_kind = default_kind(student) if losses is None else None
         self._add_projectors()
         self._add_weights(loss_weights, hard_label_weight)
         self._add_terms()
@@ -488,14 +490,15 @@ class Distiller(DistributedModel):
 
     def _check_hard_labels(self, loss: Any) -> None:
         """Raise where their loss doesn't go with the distiller's."""
-        if self._has_default_loss:
-            for chosen in self.distillation_losses.values():
-                require_same_kind(chosen, loss)
-        # Keras logs an output's loss by the output's name.
-        if not keras.tree.is_nested(loss):
-            return
-        names = {f"{name}_loss" for name in self.output_names}
-        twice = sorted(names & {term.name for term in self._terms})
+        if self._default_kind is not None:
+            require_same_kind(self._default_kind, loss)
+        # Keras logs the losses of several outputs by the outputs' names.
+        names = list(loss) if isinstance(loss, Mapping) else []
+        has_graph = symbolic_output(self.student) is not None
+        if isinstance(loss, (list, tuple)) and has_graph:
+            names = self.output_names
+        logged = {f"{name}_loss" for name in names if len(names) > 1}
+        twice = sorted(logged & {term.name for term in self._terms})
         if twice:
             raise ValueError(
                 "Two losses would be logged under the same name. Received: a "

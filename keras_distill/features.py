@@ -150,22 +150,20 @@ class FeatureExtractor:
         inputs = symbolic_inputs(self.model)
         if inputs is None:
             return None
+        if _symbolic(self.model, "input") is not None:
+            return self._traced(inputs)
+        # A model without a graph tells no dtype, and one that looks up tokens
+        # takes no floats: what Keras says then differs by backend.
         try:
             return self._traced(inputs)
-        except Exception:
-            if _symbolic(self.model, "input") is not None:
-                raise
-            # A subclassed model tells no dtype; one that looks up tokens takes
-            # no floats, and each backend says so in its own way.
+        except (TypeError, ValueError) as error:
+            numbers = keras.tree.map_structure(
+                lambda x: keras.KerasTensor(x.shape, "int32"), inputs
+            )
             try:
-                return self._traced(
-                    keras.tree.map_structure(
-                        lambda x: keras.KerasTensor(x.shape, "int32"), inputs
-                    )
-                )
-            except Exception:
-                pass
-            raise
+                return self._traced(numbers)
+            except (TypeError, ValueError):
+                raise error from None
 
     def _traced(self, inputs: Any) -> tuple[Any, dict[str, Any]]:
         specs: tuple[Any, dict[str, Any]] = _Traced(self)(inputs)

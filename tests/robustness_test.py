@@ -170,6 +170,8 @@ def test_weights_of_arrays_without_labels_are_not_dropped():
         made.fit(x, class_weight={0: 1.0}, verbose=0)
     with pytest.raises(ValueError, match="sample_weight, and no y"):
         made.evaluate(x, sample_weight=np.zeros(8), verbose=0)
+    with pytest.raises(ValueError, match="sample_weight, and no y"):
+        made.fit(x, validation_data=(x, None, np.zeros(8)), verbose=0)
     nothing = np.full(8, -1)
     logs = made.fit(x, nothing, sample_weight=np.zeros(8), verbose=0).history
     assert logs["soft_targets_loss"] == logs["hard_label_loss"] == [0.0]
@@ -194,6 +196,35 @@ def test_an_outputs_loss_has_a_name_of_its_own():
     hard = dict.fromkeys("ab", kd.HardLabels())
     with pytest.raises(ValueError, match="'a_loss'"):
         made.compile(loss=hard)
+
+
+class TwoHeads(keras.Model):
+    """Two outputs by name, and no graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = {name: layers.Dense(3) for name in ("a", "b")}
+
+    def call(self, x):
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+@pytest.mark.parametrize("name", ["a", "soft"])
+def test_losses_by_output_of_a_model_without_a_graph(name):
+    x, y = np.ones((4, 2), "float32"), np.zeros(4)
+    guide, student = TwoHeads(), TwoHeads()
+    for model in (guide, student):
+        model(x)
+    loss = kd.losses.SoftTargets(4.0, "a", "a", name=name)
+    made = kd.Distiller(guide, student, loss)
+    hard = dict.fromkeys("ab", kd.HardLabels())
+    if name == "a":
+        with pytest.raises(ValueError, match="'a_loss'"):
+            made.compile(loss=hard)
+        return
+    made.compile(loss=hard)
+    logs = made.fit(x, {"a": y, "b": y}, verbose=0).history
+    assert {"a_loss", "b_loss", "soft_loss"} <= set(logs)
 
 
 class Tokens(keras.Model):

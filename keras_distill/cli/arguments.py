@@ -124,7 +124,7 @@ def refuse_data_options(parsed: argparse.Namespace, reason: str) -> None:
     given = [
         f"--{name.replace('_', '-')}"
         for name in names
-        if getattr(parsed, name) not in (None, False)
+        if vars(parsed)[name] not in (None, False)
     ]
     if given:
         raise UsageError(

@@ -154,7 +154,14 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (inherited)
         given = named_arguments(keras.Model.fit, self, args, kwargs)
-        _refuse_weights_alone(given, ("sample_weight", "class_weight"))
+        _refuse_weights_alone(given, "sample_weight", "class_weight")
+        if type(given["validation_data"]) is tuple:
+            names = ("x", "y", "sample_weight")
+            parts = keras.utils.unpack_x_y_sample_weight(
+                given["validation_data"]
+            )
+            validation = dict(zip(names, parts, strict=True))
+            _refuse_weights_alone(validation, "sample_weight")
         engine = engine_of(self)
         if engine.splits_arrays:
             _split_validation(given)
@@ -188,7 +195,7 @@ class DistributedModel(keras.Model):  # type: ignore[misc]  # keras is untyped
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         given = named_arguments(keras.Model.evaluate, self, args, kwargs)
-        _refuse_weights_alone(given, ("sample_weight",))
+        _refuse_weights_alone(given, "sample_weight")
         engine = engine_of(self)
         if engine.splits_arrays and "_use_cached_eval_dataset" not in given:
             _share_arrays(given, given["batch_size"], False)
@@ -255,9 +262,7 @@ def _cut(piece: slice) -> Callable[[Any], Any]:
     return lambda x: None if x is None else x[piece]
 
 
-def _refuse_weights_alone(
-    given: dict[str, Any], names: tuple[str, ...]
-) -> None:
+def _refuse_weights_alone(given: dict[str, Any], *names: str) -> None:
     """Raise where Keras would drop weights, since there are no labels."""
     lost = [name for name in names if given[name] is not None]
     arrays = all(is_array(x) for x in keras.tree.flatten(given["x"]))
