@@ -62,9 +62,13 @@ def weights(folder):
 
 def test_two_processes_of_torchrun(by_torchrun):
     _, printed = by_torchrun
-    assert {"process 0 of 2", "process 1 of 2"} <= set(printed.splitlines())
+    # Two processes share the output: one's line may break into the other's.
+    assert set(re.findall(r"process \d of 2", printed)) == {
+        "process 0 of 2",
+        "process 1 of 2",
+    }
     # Said once, and learned something.
-    (accuracy,) = re.findall(r"^accuracy (\S+)", printed, re.M)
+    (accuracy,) = re.findall(r"accuracy (\S+)\n", printed)
     assert float(accuracy) > 0.3
 
 
