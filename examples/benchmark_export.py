@@ -59,24 +59,20 @@ def measure(rounds: int) -> dict[str, Any]:
     students = {name: make(keras) for name, make in NETWORKS.items()}
     students["MobileNetV2"] = keras.applications.MobileNetV2(weights=None)
     for name, student in students.items():
-        theirs, ours = [], []
-        for _ in range(rounds):
-            with contextlib.redirect_stdout(io.StringIO()):
-                theirs.append(
-                    seconds(
-                        lambda s=student: s.export(
-                            folder / "theirs.tflite", format="litert"
-                        )
-                    )
-                )
-                ours.append(
-                    seconds(
-                        lambda s=student: kd.export_litert(
-                            s, folder / "ours.tflite"
-                        )
-                    )
-                )
-        converter, export = statistics.median(theirs), statistics.median(ours)
+        jobs = {
+            "theirs": lambda s=student: s.export(
+                folder / "theirs.tflite", format="litert"
+            ),
+            "ours": lambda s=student: kd.export_litert(
+                s, folder / "ours.tflite"
+            ),
+        }
+        taken = {who: [] for who in jobs}
+        for i in range(rounds):
+            for who in list(jobs)[:: 1 if i % 2 else -1]:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    taken[who].append(seconds(jobs[who]))
+        converter, export = map(statistics.median, taken.values())
         seconds_of[name] = [converter, export]
         print(
             f"{name:<18} converter {converter:6.2f} s, export {export:6.2f} s, "
@@ -87,7 +83,11 @@ def measure(rounds: int) -> dict[str, Any]:
         f"Medians of {rounds} rounds in turns, {os.cpu_count()} cores, Keras "
         f"{keras.version()}, {time.strftime('%Y-%m-%d')}."
     )
-    return {"first, s": waited, "converter and export, s": seconds_of}
+    return {
+        "first, s": waited,
+        "converter and export, s": seconds_of,
+        "rounds": rounds,
+    }
 
 
 def table(kept: dict[str, Any]) -> str:

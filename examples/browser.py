@@ -23,8 +23,10 @@ import sys
 import time
 from typing import Any, ClassVar, NamedTuple
 
+import figures
 import numpy as np
 
+RESULTS = figures.RESULTS / "browser.json"
 BACKENDS = ("tensorflow", "jax", "torch")
 # What the script uses besides Keras and one backend, whichever that is.
 NEEDED = ("keras", "tensorflow", "tensorflow_datasets")
@@ -43,7 +45,15 @@ class Examples(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.table:
+        figures.show(arguments.json or RESULTS, table)
+        return
     output: pathlib.Path = arguments.output
+    if arguments.no_page:
+        choose_backend(arguments.backend)
+        make_folder(output)
+        make_model(arguments)
+        return
     # What may fail at once should do so now, and not after the training.
     npm = find_npm()
     server = make_server(output, arguments.port)
@@ -100,6 +110,11 @@ def parse_arguments() -> argparse.Namespace:
         help="serve what an earlier run left in the folder",
     )
     parser.add_argument(
+        "--no-page",
+        action="store_true",
+        help="make the model, and no page of it",
+    )
+    parser.add_argument(
         "--quantization",
         default="int8",
         help="scheme of the file, such as float32 (default: %(default)s)",
@@ -121,6 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     tuning.add_argument(
         "--seed", type=int, default=1, help="default: %(default)s"
     )
+    figures.add_arguments(parser)
     return parser.parse_args()
 
 
@@ -162,21 +178,36 @@ def make_model(arguments: argparse.Namespace) -> None:
     artifact = export(
         student, train, arguments.output / MODEL, arguments.quantization
     )
-    for name, accuracy, size in (
-        ("teacher", accuracy_of(teacher, test), parameters(teacher)),
-        ("student", accuracy_of(student, test), parameters(student)),
-        (
-            f"its file, {arguments.quantization}",
+    scheme = arguments.quantization
+    found = {
+        "teacher": (accuracy_of(teacher, test), parameters(teacher)),
+        "student": (accuracy_of(student, test), parameters(student)),
+        f"its file, {scheme}": (
             accuracy_of(artifact, test),
             f"{artifact.size / 1024:.1f} KiB",
         ),
-    ):
+    }
+    for name, (accuracy, size) in found.items():
         print(f"{name:<18}{accuracy:>8.2%} of test images{size:>20}")
     print(
         f"{len(train.digits)} training images, {len(test.digits)} test images, "
         f"seed {arguments.seed}, trained in {seconds:.0f} s",
         flush=True,
     )
+    if arguments.json:
+        kept = ("seed", "epochs", "train_size", "quantization")
+        settings = {name: vars(arguments)[name] for name in kept}
+        settings["backend"] = os.environ["KERAS_BACKEND"]
+        figures.append(arguments.json, {"settings": settings, "found": found})
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Accuracy of the networks and the file, over the seeds."""
+    rows = []
+    for name, (_, size) in runs[0]["found"].items():
+        scores = [run["found"][name][0] for run in runs]
+        rows.append((name, size, figures.percent(scores)))
+    return figures.markdown(("", "size", "MNIST's test images"), rows)
 
 
 def load_data(path: pathlib.Path | None) -> tuple[Examples, Examples]:

@@ -548,7 +548,7 @@ def label(axes: Any, horizontal: str, vertical: str) -> None:
 
 def main() -> None:
     options = parse_arguments(__doc__, "claims", Plan("").experiments())
-    results = Results(options.results)
+    results = Results(options.json)
     plan = Plan(keras.backend.backend(), options.quick, options.seeds)
     if not options.table:
         try:

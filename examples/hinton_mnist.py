@@ -11,7 +11,7 @@ biases of those classes corrected; temperature against width; and what of the
 recipe makes the difference.
 
 All 60,000 images train and all 10,000 test ones measure, after the last epoch.
-Whatever is chosen (the recipe, the corrections of biases) is chosen with the
+What of the recipe counts, and how far biases are raised, is measured with the
 last 10,000 training images held out, from teacher and student alike. The
 teacher's logits are stored, so that distilling costs what training alone does.
 
@@ -429,7 +429,7 @@ def raised(choices: list[int]) -> str:
 
 def main() -> None:
     options = parse_arguments(__doc__, "hinton_mnist", Plan("").experiments())
-    results = Results(options.results)
+    results = Results(options.json)
     plan = Plan(keras.backend.backend(), options.quick, options.seeds)
     if not options.table:
         try:

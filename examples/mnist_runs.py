@@ -125,11 +125,8 @@ class Results:
 
     def put(self, run: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Add a run, in place of what came of the same one before."""
-        about = {
-            "keras": keras.__version__,
-            "date": datetime.date.today().isoformat(),
-        }
         records = [x for x in self.all() if x["run"] != run]
+        about = figures.describe()
         records.append({"run": run, "outcome": outcome, "about": about})
         lines = ",\n".join(json.dumps(record) for record in records)
         write(self.path, lambda part: part.write_text(f"[\n{lines}\n]\n"))
@@ -349,7 +346,7 @@ def parse_arguments(
         "mnist-output/BACKEND, --quick: mnist-output/BACKEND-quick)",
     )
     parser.add_argument(
-        "--results",
+        "--json",
         type=pathlib.Path,
         help=f"file of all runs (default: examples/results/{name}.json, "
         "--quick: in the folder of --output)",
@@ -369,8 +366,8 @@ def parse_arguments(
         options.output = pathlib.Path(
             "mnist-output", keras.backend.backend() + ending
         )
-    if options.results is None:
+    if options.json is None:
         results = pathlib.Path(__file__).parent / "results"
         folder = options.output if options.quick else results
-        options.results = folder / f"{name}.json"
+        options.json = folder / f"{name}.json"
     return options

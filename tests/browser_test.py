@@ -1,13 +1,14 @@
 """The browser example: a real page, real strokes, the very model."""
 
 import base64
-import importlib.util
+import importlib
 import itertools
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import threading
 
 import keras
@@ -159,10 +160,11 @@ class Chromium:
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("browser", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLE.parent)
+        # Writing bytecode into examples/ isn't wanted.
+        patch.setattr(sys, "dont_write_bytecode", True)
+        return importlib.import_module(EXAMPLE.stem)
 
 
 @pytest.fixture(scope="module")

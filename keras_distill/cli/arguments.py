@@ -88,7 +88,8 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
     """How to read the data."""
     group = command.add_argument_group("how to read the data")
     group.add_argument(
-        "--split", help="part of data that have parts (default: train)"
+        "--split",
+        help="part of data that have parts (default: train, to learn from)",
     )
     group.add_argument(
         "--labels",

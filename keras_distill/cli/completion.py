@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from keras_distill.cli.arguments import Commands, add_command
+from keras_distill.cli.console import print_json
 
 _SHELLS = ("bash", "fish", "tcsh", "zsh")
 # Arguments that take data or a teacher of any kind, which are mostly files.
@@ -20,7 +21,11 @@ def add(
     """Add the command, which completes the parser that it is part of."""
 
     def run(parsed: argparse.Namespace) -> int:
-        print(_script(make_parser(), parsed.shell))
+        script = _script(make_parser(), parsed.shell)
+        if parsed.json:
+            print_json({"shell": parsed.shell, "script": script})
+        else:
+            print(script)
         return 0
 
     command = add_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import keras
@@ -60,8 +61,22 @@ def load(parsed: argparse.Namespace, teacher: keras.Model) -> Data:
     source = parsed.data if parsed.validation is None else parsed.validation
     split = parsed.validation_split
     test = read(source, split)
+    _require_others(train, test)
     _require_same_names(train, test)
     return Data(train, test, held_out=True)
+
+
+def _require_others(train: Examples, test: Examples) -> None:
+    """Raise where the students would be judged by what they learned from."""
+    same = pathlib.Path(train.source).resolve() == (
+        pathlib.Path(test.source).resolve()
+    )
+    if same and train.part == test.part:
+        raise UsageError(
+            "Validation data are examples that nothing is learned from. "
+            f"Received: '{test.source}' for both. Pass other data, another "
+            "--validation-split, or a share such as --validation 0.1."
+        )
 
 
 def _require_same_names(train: Examples, test: Examples) -> None:

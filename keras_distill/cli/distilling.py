@@ -40,7 +40,7 @@ from keras_distill.cli.training import (
 from keras_distill.cli.verifying import facts_of
 from keras_distill.distiller import Distiller
 from keras_distill.export import LiteRTCheck, export_litert, verify_litert
-from keras_distill.export.float_file import require_exportable
+from keras_distill.export.litert import require_litert
 from keras_distill.reports import report
 from keras_distill.reports.making import require_reportable
 from keras_distill.shrinking import shrink
@@ -94,7 +94,7 @@ def _run(parsed: argparse.Namespace) -> int:
             teacher, distiller, some.arrays()[0], data.test.labels
         )
     if parsed.export is not None:
-        require_exportable(student)
+        require_litert(student)
     taught = _score_of_teacher(teacher, student, data)
     before = score(student, data.test)
     _introduce(parsed, taught, before, data)
@@ -104,6 +104,8 @@ def _run(parsed: argparse.Namespace) -> int:
         alone = _copy(student)
     started = time.monotonic()
     distiller = train_distilled(parsed, teacher, distiller, data)
+    save_model(student, parsed.output)
+    parsed.interrupted = f"The student is written: '{parsed.output}'."
     facts = {
         "methods": [type(loss).__name__ for loss in losses],
         "epochs": parsed.epochs,
@@ -114,23 +116,26 @@ def _run(parsed: argparse.Namespace) -> int:
         "teacher": _facts(taught),
         "student_before": _facts(before, taught),
     }
-    if alone is not None:
-        train_alone(parsed, alone, data)
-        facts["alone"] = _facts(score(alone, data.test), taught)
-    facts["student"] = _facts(score(student, data.test), taught)
-    save_model(student, parsed.output)
-    written = [parsed.output]
-    parsed.interrupted = f"The student is written: '{parsed.output}'."
-    checks = []
-    if parsed.export is not None:
-        checks = [_exported(parsed, student, data)]
-        facts["export"] = facts_of(checks[0])
-        written.append(parsed.export)
-    if parsed.report is not None:
-        _report(parsed, teacher, distiller, alone, checks, data)
-        written.append(parsed.report)
-    _show(parsed, {**facts, "written": [str(path) for path in written]})
+    try:
+        if alone is not None:
+            train_alone(parsed, alone, data)
+            facts["alone"] = _facts(score(alone, data.test), taught)
+        facts["student"] = _facts(score(student, data.test), taught)
+        checks = []
+        if parsed.export is not None:
+            checks = [_exported(parsed, student, data)]
+            facts["export"] = facts_of(checks[0])
+        if parsed.report is not None:
+            _report(parsed, teacher, distiller, alone, checks, data)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise RuntimeError(f"{error} {parsed.interrupted}") from error
+    _show(parsed, {**facts, "written": _written(parsed)})
     return 0
+
+
+def _written(parsed: argparse.Namespace) -> list[str]:
+    files = (parsed.output, parsed.export, parsed.report)
+    return [str(path) for path in files if path is not None]
 
 
 def _student(parsed: argparse.Namespace, teacher: keras.Model) -> keras.Model:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_distill.cli.arguments import UsageError
 from keras_distill.data import Examples, load_data
 from keras_distill.export.keras_file import load_keras
 from keras_distill.export.placing import staged, target_of
@@ -150,6 +151,20 @@ def read_data(
     require_inputs(model, who, examples)
     require_finite(examples)
     return examples
+
+
+def require_chosen_part(parsed: argparse.Namespace, data: Examples) -> None:
+    """Raise where training examples would judge because nobody said which.
+
+    Raises:
+        UsageError: If data have parts, and none was chosen.
+    """
+    if data.part and parsed.split is None:
+        raise UsageError(
+            "These data have parts, and what judges is better none that "
+            f"something was learned from. Received: '{data.source}' without "
+            "--split. Pass --split test, or another part."
+        )
 
 
 def require_finite(examples: Examples) -> None:

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _FAILED
     except (OSError, TypeError, ValueError) as error:
         return _say(error, _USERS_ERROR)
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, MemoryError, RuntimeError) as error:
         return _say(error, _FAILED)
     except KeyboardInterrupt:
         return _say(f"interrupted. {parsed.interrupted}", _INTERRUPTED)

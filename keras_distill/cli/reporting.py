@@ -17,6 +17,7 @@ from keras_distill.cli.console import print_json, progress
 from keras_distill.cli.files import (
     load_model,
     read_data,
+    require_chosen_part,
     require_inputs,
     require_labels,
     require_writable,
@@ -115,6 +116,7 @@ def _measured(parsed: argparse.Namespace) -> Report:
         load_model(path, "baseline") for path in parsed.baselines or []
     ]
     data = read_data(parsed, parsed.data, parsed.split, teacher, "teacher")
+    require_chosen_part(parsed, data)
     if data.labels is None:
         raise ValueError(
             "A report counts what is right. Received: "

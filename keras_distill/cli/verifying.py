@@ -15,6 +15,7 @@ from keras_distill.cli.files import (
     arrays_for,
     load_model,
     read_data,
+    require_chosen_part,
     require_labels,
 )
 from keras_distill.export import Budget, LiteRTCheck, verify_litert
@@ -83,6 +84,7 @@ def _run(parsed: argparse.Namespace) -> int:
     budget = Budget(**limits) if asked else None
     student = load_model(parsed.student, "student")
     data = read_data(parsed, parsed.data, parsed.split, student, "student")
+    require_chosen_part(parsed, data)
     require_labels(student, "student", data)
     if parsed.max_drop is not None and data.labels is None:
         raise ValueError(

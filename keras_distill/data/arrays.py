@@ -58,7 +58,8 @@ def load_npz(
             arrays = dict(file)
     except _DAMAGED as error:
         raise _damaged("npz", "savez", path, error) from error
-    chosen = _of_split(path, arrays, split)
+    part = split or _default_split(arrays)
+    chosen = dict(arrays) if part is None else _of_split(path, arrays, part)
     if label is not None and label not in chosen:
         raise ValueError(
             "There is no such array of labels. Received: "
@@ -79,22 +80,22 @@ def load_npz(
     inputs: Any = chosen
     if len(chosen) == 1:
         (inputs,) = chosen.values()
-    return Examples(inputs, labels, names, str(path))
+    return Examples(inputs, labels, names, str(path), part or "")
+
+
+def _default_split(arrays: dict[str, Array]) -> str | None:
+    """`"train"` where arrays have parts; others may be inputs named so."""
+    whole = "x" in arrays or "y" in arrays
+    return None if whole or "x_train" not in arrays else "train"
 
 
 def _of_split(
-    path: pathlib.Path, arrays: dict[str, Array], split: str | None
+    path: pathlib.Path, arrays: dict[str, Array], split: str
 ) -> dict[str, Array]:
     """The arrays of a split, without its name."""
     splits = sorted(
         name.removeprefix("x_") for name in arrays if name.startswith("x_")
     )
-    if split is None and splits and "x" not in arrays and "y" not in arrays:
-        if "train" not in splits:
-            return arrays  # inputs that are named so
-        split = "train"
-    if split is None:
-        return arrays
     ending = f"_{split}"
     chosen = {
         name.removesuffix(ending): array

@@ -25,6 +25,7 @@ class Examples:
         class_names: Names of the classes, in the order of their numbers; empty
             where they have none.
         source: What was loaded.
+        part: Which part of it, such as `"test"`; empty where it has none.
 
     Raises:
         ValueError: If there are no examples, or not as many of each.
@@ -43,6 +44,7 @@ class Examples:
     labels: Array | None = None
     class_names: tuple[str, ...] = ()
     source: str = ""
+    part: str = ""
 
     def __post_init__(self) -> None:
         sizes = {len(array) for array in keras.tree.flatten(self.inputs)}

@@ -93,7 +93,7 @@ class Images:
                 self._check_depth(number, image.mode)
                 bands = {"L": 1, "1": 1, "RGBA": 4}
                 return image.height, image.width, bands.get(image.mode, 3)
-        except (OSError, ValueError, SyntaxError) as error:
+        except _unreadable() as error:
             raise self._damaged(number, error) from error
 
     def _check_depth(self, number: int, mode: str) -> None:
@@ -117,7 +117,7 @@ class Images:
             array: Array = keras.utils.img_to_array(
                 image, data_format="channels_last", dtype="uint8"
             )
-        except (OSError, ValueError, SyntaxError) as error:
+        except _unreadable() as error:
             raise self._damaged(number, error) from error
         return array
 
@@ -130,6 +130,13 @@ class Images:
             f"An image can't be read. Received: {self._name(number)}, "
             f"{type(error).__name__}: {error}"
         )
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What Pillow raises for a file that it can't read, or won't."""
+    from PIL import Image
+
+    return OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
 def load_folder(

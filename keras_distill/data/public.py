@@ -29,10 +29,11 @@ def load_public(
             "Public data sets come from tensorflow-datasets. Received: "
             f"{error}. Run `pip install 'keras-distill[examples]'`."
         ) from error
+    part = split or "train"
     try:
         loaded, info = tfds.load(
             name,
-            split=split or "train",
+            split=part,
             data_dir=None if folder is None else os.fspath(folder),
             batch_size=-1,
             as_supervised=True,
@@ -51,4 +52,4 @@ def load_public(
         if isinstance(label, tfds.features.ClassLabel)
         else ()
     )
-    return Examples(x, y, names, f"tfds:{name}")
+    return Examples(x, y, names, f"tfds:{name}", part)

@@ -8,6 +8,8 @@ import numbers
 import re
 from typing import Any, NamedTuple
 
+# A share is rounded: 0.95 - 0.94 is a little more than 0.01.
+_ROUNDING = 1e-9
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
@@ -216,14 +218,14 @@ class Budget:
         excesses = {}
         for name in ("flash", "arena", "latency_ms", "accuracy_drop"):
             limit, cost = getattr(self, name), getattr(costs, name)
-            if limit is not None and (cost is None or cost > limit):
+            if limit is not None and (cost is None or cost > limit + _ROUNDING):
                 over = float("inf") if cost is None else cost - limit
                 # A drop of a hundredth counts as much as a size of a tenth.
                 scale = 0.1 if name == "accuracy_drop" else limit
                 excesses[name] = over / scale
         for name in ("agreement", "snr_db"):
             limit, kept = getattr(self, name), getattr(costs, name)
-            if limit is not None and (kept is None or kept < limit):
+            if limit is not None and (kept is None or kept < limit - _ROUNDING):
                 under = float("inf") if kept is None else limit - kept
                 excesses[name] = under / (abs(limit) or 1)
         return excesses

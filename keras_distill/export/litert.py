@@ -207,6 +207,18 @@ def layer_errors(
     return files.layer_errors(quantization)
 
 
+def require_litert(student: keras.Model, batch_size: int | None = 1) -> None:
+    """Raise what `export_litert` would, before a training that ends in it.
+
+    Raises:
+        ValueError: If the student can't be exported.
+        ImportError: If a package is missing.
+    """
+    require_packages(_PACKAGES)
+    require_exportable(student)
+    describe_inputs(student, batch_size)
+
+
 def _calibration_examples(
     student: keras.Model, data: Any, batch_size: int | None
 ) -> dict[str, np.ndarray] | None:

@@ -37,8 +37,9 @@ def seeds(facts: Facts) -> Drawing:
 
     with canvas("seeds", _WIDTH, height) as (axes, drawn):
         for row in range(len(rows)):
-            _pair(axes, row, _accuracy(facts.alone, row), ALONE)
-            _pair(axes, row, _accuracy(facts.distilled, row), DISTILLED)
+            # Who can't see the colours sees the shapes.
+            _student(axes, row, _accuracy(facts.alone, row), "s", ALONE)
+            _student(axes, row, _accuracy(facts.distilled, row), "o", DISTILLED)
             _joined(axes, facts, row)
         teacher = facts.teacher.mean("accuracy") or 0.0
         axes.axvline(100 * teacher, color=TEACHER, linestyle=(0, (4, 3)))
@@ -51,7 +52,7 @@ def seeds(facts: Facts) -> Drawing:
         axes.margins(x=0.08)
         axes.set_xlabel("accuracy, %")
     return Drawing(
-        "Accuracy; the dashed line is the teacher",
+        "Accuracy: ■ alone, ● distilled; the dashed line is the teacher",
         drawn[0],
         _seeds_alt(facts, rows),
     )
@@ -62,9 +63,11 @@ def _accuracy(group: Group | None, row: int) -> float | None:
     return None if scores is None else 100 * scores.accuracy
 
 
-def _pair(axes: Any, row: int, accuracy: float | None, color: str) -> None:
+def _student(
+    axes: Any, row: int, accuracy: float | None, marker: str, color: str
+) -> None:
     if accuracy is not None:
-        axes.plot(accuracy, row, "o", color=color, markersize=7, zorder=3)
+        axes.plot(accuracy, row, marker, color=color, markersize=7, zorder=3)
 
 
 def _joined(axes: Any, facts: Facts, row: int) -> None:
@@ -81,7 +84,9 @@ def _seeds_alt(facts: Facts, rows: list[str]) -> str:
             "distilled": _accuracy(facts.distilled, row),
         }
         told = ", ".join(
-            f"{how} {value:.1f} %" for how, value in found.items() if value
+            f"{how} {value:.1f} %"
+            for how, value in found.items()
+            if value is not None
         )
         texts.append(f"{name}: {told or 'failed'}.")
     return " ".join(texts)
@@ -117,7 +122,7 @@ def _curve(name: str, title: str, parts: list[tuple[Run, str]]) -> Drawing:
                 [float("nan") if v is None else v for v in values],
                 color=DISTILLED if run.distilled else ALONE,
                 linestyle="--" if key.startswith("val_") else "-",
-                linewidth=1.3,
+                linewidth=1.6 if run.distilled else 0.8,
                 marker="o" if len(values) == 1 else "",
                 alpha=0.85,
                 zorder=3 if run.distilled else 2,

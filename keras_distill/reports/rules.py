@@ -154,7 +154,8 @@ def gain_beyond_noise(facts: Facts) -> Finding | None:
 
     Reason: other seeds, and other test examples, would give another gain. One
     interval is of each noise (Student's t over pairs of seeds; a normal one
-    over examples), and a gain that either could have made isn't shown.
+    over examples), and a gain that either could have made isn't shown. One
+    pair, or pairs that all gained the same, have no spread to tell it from.
     """
     gain = facts.gain
     if gain is None:
@@ -192,10 +193,13 @@ def gain_beyond_noise(facts: Facts) -> Finding | None:
         )
     noise = "seeds" if not _leaves_out_zero(seeds) else "test examples"
     what = f"loss of {by[1:]}" if by.startswith("−") else f"gain of {by}"
+    is_noise = "is no more than noise"
+    if not (_may_be_zero(seeds) or _may_be_zero(examples)):
+        is_noise = f"can't be told from chance without more {noise}"
     return Finding(
         "gain_beyond_noise",
         "warning",
-        f"A {what} points is no more than noise",
+        f"A {what} points {is_noise}",
         seen,
         f"More {noise}, before anything else is changed.",
     )
@@ -203,6 +207,12 @@ def gain_beyond_noise(facts: Facts) -> Finding | None:
 
 def _leaves_out_zero(found: Interval) -> bool:
     return found.above_zero or found.below_zero
+
+
+def _may_be_zero(found: Interval) -> bool:
+    """Whether 0 is in the interval; without a spread, whether it is all."""
+    known = found.low is not None
+    return not _leaves_out_zero(found) if known else found.mean == 0
 
 
 def enough_seeds(facts: Facts) -> Finding | None:
@@ -242,10 +252,11 @@ def teacher_is_better(facts: Facts) -> Finding | None:
         return Finding(
             "teacher_is_better", "good", "The teacher is worth distilling", seen
         )
+    better = "isn't shown to be" if lead.mean > 0 else "is no"
     return Finding(
         "teacher_is_better",
         "warning",
-        "The teacher is no better than the student alone",
+        f"The teacher {better} better than the student alone",
         seen,
         "Train the teacher longer, take a larger one, or an ensemble. What "
         "the student gains from this one is smoother labels.",
@@ -476,15 +487,16 @@ def exports_keep_accuracy(facts: Facts) -> Finding | None:
 
     Reason: that is what most gains of a distillation are made of.
     """
-    losses = {
-        export.scheme: export.keras_accuracy - export.accuracy
+    losses = [
+        (export.scheme, export.keras_accuracy - export.accuracy)
         for export in facts.exports
         if export.accuracy is not None and export.keras_accuracy is not None
-    }
-    bad = {name: loss for name, loss in losses.items() if loss > _EXPORT_LOSS}
+    ]
+    # 0.95 - 0.94 is a little more than 0.01.
+    bad = [(name, loss) for name, loss in losses if loss > _EXPORT_LOSS + 1e-9]
     if not bad:
         return None
-    listed = ", ".join(f"{name} {points(-loss)}" for name, loss in bad.items())
+    listed = ", ".join(f"{name} {points(-loss)}" for name, loss in bad)
     return Finding(
         "exports_keep_accuracy",
         "warning",

@@ -43,8 +43,9 @@ def summary(facts: Facts) -> str:
     text += f"{words.plural(facts.examples, 'example')} test them all."
     ratio = _ratio(facts)
     if ratio is not None:
-        text += f" The student is {ratio} than its teacher."
-    if facts.gap_closed is not None:
+        text += f" The student is {ratio} its teacher."
+    lead = facts.teacher_lead
+    if facts.gap_closed is not None and lead is not None and lead.above_zero:
         closed = facts.gap_closed >= 0
         by = words.percent(abs(facts.gap_closed), 0)
         text += (
@@ -60,9 +61,10 @@ def _ratio(facts: Facts) -> str | None:
     if not facts.teacher.parameters or not student:
         return None
     ratio = facts.teacher.parameters / student
-    if ratio < 1:
-        return f"{1 / ratio:.3g} times larger"
-    return f"{ratio:.3g} times smaller"
+    times = f"{max(ratio, 1 / ratio):.3g}"
+    if times == "1":
+        return "as large as"
+    return f"{times} times {'larger' if ratio < 1 else 'smaller'} than"
 
 
 def models(facts: Facts) -> list[list[str]]:

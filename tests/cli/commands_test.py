@@ -82,6 +82,9 @@ def test_completion_knows_commands_and_choices(shell, capsys):
         assert word.removeprefix("--") in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        assert main(["completion", shell, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said == {"shell": shell, "script": script.rstrip("\n")}
 
 
 def test_completion_says_what_to_install(capsys, monkeypatch):

@@ -42,7 +42,15 @@ def files(tmp_path_factory):
     keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
     ).save(folder / "logit.keras")
+    keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    ).save(folder / "any.keras")
     np.savez(folder / "data.npz", x=x, y=y)
+    np.savez(folder / "parts.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     np.savez(folder / "rows.npz", x=x, y=np.eye(3)[y])
     np.savez(folder / "flat.npz", x=x[..., 0], y=y)
     np.savez(folder / "several.npz", x=x, y=np.ones((60, 3)))

@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from support import only_on
 
 import keras_distill as kd
@@ -270,6 +271,24 @@ def test_a_training_that_fails_writes_nothing(files, tmp_path, capsys):
     assert main([*given, "--epochs", "4"]) == 1
     assert "came to nothing" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@only_on("torch")
+@pytest.mark.parametrize("step", ["train_alone", "_report"])
+def test_what_fails_afterwards_leaves_the_student(
+    step, files, tmp_path, capsys, monkeypatch
+):
+    def fail(*arguments):
+        raise ValueError("no such luck.")
+
+    monkeypatch.setattr(distilling, step, fail)
+    output = tmp_path / "out.keras"
+    given = arguments(files, output, "--alone", "--validation", "0.2")
+    assert main([*given, "--report", str(tmp_path / "r.json")]) == 1
+    said = capsys.readouterr().err
+    assert f"no such luck. The student is written: '{output}'." in said
+    assert list(tmp_path.iterdir()) == [output]
+    assert keras.saving.load_model(output, compile=False).built
 
 
 def test_options_become_arguments():

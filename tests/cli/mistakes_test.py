@@ -90,6 +90,15 @@ MISTAKES = {
         ["--validation", "0.5", "--validation-split", "test"],
         "Leave one out",
     ),
+    "validation on the same": (["--validation", "data.npz"], "for both"),
+    "validation on the same part": (
+        [3, "parts.npz", "--validation-split", "train"],
+        "for both",
+    ),
+    "export of any size": (
+        [2, "any.keras", "--export", "out/s.tflite"],
+        "examples of one shape",
+    ),
     "report on nothing": (["--report", "out/r.html"], "Pass --validation"),
     "report of another kind": (
         ["--report", "out/r.pdf", "--validation", "0.2"],
@@ -189,6 +198,11 @@ def test_a_disk_that_refuses(files, capsys):
             "no accuracy to lose",
         ),
         ([*VERIFY, "data.npz"], "notes.txt"),
+        ([*VERIFY, "parts.npz"], "'parts.npz' without --split"),
+        (
+            [*MEASURE, "student.keras", "--data", "parts.npz"],
+            "'parts.npz' without --split",
+        ),
         (
             [*VERIFY, "data.npz", "--max-drop", "2"],
             "accuracy_drop is a fraction",

@@ -1,6 +1,8 @@
 """Data from files, folders and public data sets."""
 
 import json
+import struct
+import zlib
 
 import keras
 import numpy as np
@@ -140,6 +142,23 @@ def test_an_image_that_is_none(folder):
         data.arrays()
     (folder / "car" / "1.png").write_text("no image")
     with pytest.raises(ValueError, match=r"can't be read.*1.png"):
+        kd.load_data(folder)
+
+
+def test_an_image_too_large_to_open(folder):
+    """Its header says so; Pillow takes it for an attack."""
+    size = struct.pack(">II", 40_000, 40_000)
+    header = b"IHDR" + size + bytes([8, 0, 0, 0, 0])
+    (folder / "car" / "1.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
+    with pytest.raises(ValueError, match=r"1.png', DecompressionBombError"):
         kd.load_data(folder)
 
 

@@ -319,6 +319,11 @@ def test_excesses_are_relative_and_unknown_is_too_much():
     }
     fits = Costs(flash=100, arena=50, accuracy_drop=-0.5, agreement=0.9)
     assert budget.excesses(fits) == {}
+    # What is rounded isn't over.
+    rounded = {"accuracy_drop": 0.95 - 0.94, "agreement": sum([0.1] * 9)}
+    assert rounded["accuracy_drop"] > 0.01
+    assert rounded["agreement"] < 0.9
+    assert budget.excesses(fits._replace(**rounded)) == {}
 
 
 @pytest.mark.parametrize(

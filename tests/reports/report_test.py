@@ -12,6 +12,7 @@ import keras_distill as kd
 from keras_distill.export import LiteRTCheck, MicroCheck, OutputCheck
 from keras_distill.export.measure import Latency
 from keras_distill.reports import tables, words
+from keras_distill.reports.paired import Interval
 from keras_distill.reports.pictures import pictures_of
 
 X, Y = images(40)
@@ -246,6 +247,7 @@ def test_the_gap_is_that_of_whole_pairs(made):
         teacher=group(0.95),
         alone=group(0.5, 0.9),
         distilled=group(0.9, None),
+        teacher_lead=Interval(0.25, 0.2, 0.3),
     )
     assert facts.gap_closed == pytest.approx(0.4 / 0.45)
     assert "closed 89 % of the gap" in tables.summary(facts)
