@@ -44,6 +44,7 @@ from keras_distill.features import (
 from keras_distill.fidelity import ExaminedBatch, Fidelity, check_metrics
 from keras_distill.local_devices import local
 from keras_distill.losses.base import DistillationLoss, Tensor
+from keras_distill.masks import lost_masks, with_masks
 from keras_distill.metrics.fidelity_metric import FidelityMetric
 from keras_distill.whole_files import written_whole
 
@@ -55,11 +56,13 @@ class _StudentOutputs(NamedTuple):
         output: The student's output.
         compared: What each loss compares; nothing while it is evaluated.
         measured: What each fidelity metric sees.
+        masks: Masks of the output that would be lost.
     """
 
     output: Any
     compared: list[Any]
     measured: list[list[Any]]
+    masks: list[list[Any]]
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -627,7 +630,7 @@ class Distiller(DistributedModel):
                 inputs.batch.inputs, training=training
             )
             measured = self._fidelity.student_sides(output, features)
-            return _StudentOutputs(output, [], measured)
+            return _StudentOutputs(output, [], measured, lost_masks(output))
         if isinstance(inputs, TransferBatch) and not inputs.holds_teacher:
             inputs = inputs.inputs
         if not isinstance(inputs, TransferBatch):
@@ -640,7 +643,7 @@ class Distiller(DistributedModel):
             for comparison in self._comparisons.values()
         ]
         measured = self._fidelity.student_sides(output, features)
-        return _StudentOutputs(output, compared, measured)
+        return _StudentOutputs(output, compared, measured, lost_masks(output))
 
     def compute_loss(
         self,
@@ -747,7 +750,7 @@ class Distiller(DistributedModel):
         if isinstance(y_pred, _StudentOutputs):
             batch = x.batch if isinstance(x, ExaminedBatch) else x
             self._fidelity.update(batch, y_pred.measured, y, sample_weight)
-            y_pred = y_pred.output
+            y_pred = with_masks(y_pred.output, y_pred.masks)
         self._saw_labels = self._saw_labels or y is not None
         if y is None or not self._has_metrics:
             return self.get_metrics_result()

@@ -119,8 +119,15 @@ class FakeQuantizedWeights(keras.layers.Wrapper):  # type: ignore[misc]  # keras
         name: str | None = None,
         trainable: bool = True,
     ) -> None:
-        # The layer casts for itself; the rounding is in float32.
-        super().__init__(layer, name=name, dtype="float32", autocast=False)
+        # The layer casts for itself; the rounding is in float32. What the layer
+        # adds to the losses is lost where it computes with other weights.
+        super().__init__(
+            layer,
+            name=name,
+            dtype="float32",
+            autocast=False,
+            activity_regularizer=layer.activity_regularizer,
+        )
         self.scheme = scheme
         self.bits = bits
         self.supports_masking = layer.supports_masking
@@ -143,6 +150,10 @@ class FakeQuantizedWeights(keras.layers.Wrapper):  # type: ignore[misc]  # keras
         return self.layer.kernel
 
     def _rounded(self, weights: Any) -> Any:
+        return ops.cast(self._in_float32(weights), weights.dtype)
+
+    def _in_float32(self, weights: Any) -> Any:
+        weights = ops.cast(weights, "float32")
         if not isinstance(self.layer, keras.layers.Embedding):
             axes = channel_axes(type(self.layer))
             return fake_quantize_weights(weights, self.bits, axes)

@@ -69,7 +69,7 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         """Weighted mean of `call` over the labelled examples."""
         # Keras would take a list of numbers for a list of tensors.
         y_true = ops.convert_to_tensor(y_true)
-        y_pred = ops.convert_to_tensor(y_pred)
+        y_pred = _columns(ops.convert_to_tensor(y_pred), self.activation)
         y_true, y_pred = without_padding(y_true, y_pred, self.dtype)
         if sample_weight is not None:
             places = ops.shape(y_pred)[:-1]
@@ -133,6 +133,13 @@ class HardLabels(keras.losses.Loss):  # type: ignore[misc]  # keras is untyped
         }
 
 
+def _columns(y_pred: Tensor, activation: str) -> Tensor:
+    """Outputs with a last axis: one sigmoid an example may come without."""
+    if activation == "sigmoid" and len(y_pred.shape) == 1:
+        return ops.expand_dims(y_pred, axis=-1)
+    return y_pred
+
+
 @keras.saving.register_keras_serializable("keras_distill")
 class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
     """Share of the labelled examples that the model gets right.
@@ -172,7 +179,7 @@ class HardLabelAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         """Add a batch."""
         y_true, y_pred = without_padding(
             ops.convert_to_tensor(y_true),
-            ops.convert_to_tensor(y_pred),
+            _columns(ops.convert_to_tensor(y_pred), self.activation),
             self.dtype,
         )
         if self.activation == "sigmoid":

@@ -69,6 +69,9 @@ def can_fold(layer: Any, norm: Any) -> bool:
         return False
     if not has_stages(layer) or activation_of(layer) != "linear":
         return False
+    if layer.activity_regularizer or norm.activity_regularizer:
+        # Of values that one layer wouldn't have.
+        return False
     first = getattr(layer, "data_format", "") == "channels_first"
     # The rank of a map is that of the kernels that go over it.
     rank = len(layer.weights[0].shape)
@@ -97,6 +100,8 @@ def stages(layer: keras.Layer, norm: keras.Layer | None) -> list[Stage]:
     if norm is not None:
         kernels[-1], bias = _fold(kind, kernels[-1], bias, norm)
     main["use_bias"] = bias is not None
+    # It is for what the layer returns, behind the activation.
+    main["activity_regularizer"] = layer.activity_regularizer if fused else None
     if not fused:
         main["activation"] = "linear"
     weights = [kernels[-1]] if bias is None else [kernels[-1], bias]
@@ -106,6 +111,7 @@ def stages(layer: keras.Layer, norm: keras.Layer | None) -> list[Stage]:
             layer.activation,
             name=f"{layer.name}_activation",
             dtype=layer.dtype_policy,
+            activity_regularizer=layer.activity_regularizer,
         )
         found.append(Stage(after, []))
     return found

@@ -23,7 +23,44 @@ class _Seer(keras.layers.Layer):  # type: ignore[misc]
         return None
 
 
+class _Masker(keras.layers.Layer):  # type: ignore[misc]
+    """Gives a tensor the mask that comes with it."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        # Another tensor, so that the first one keeps what it has.
+        return keras.ops.copy(inputs[0])
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return inputs[1]
+
+
 _seer = functools.cache(_Seer)
+_masker = functools.cache(_Masker)
+
+
+def lost_masks(structure: Any) -> list[list[Any]]:
+    """Masks of tensors that lose them where Keras takes the gradient.
+
+    On JAX, what comes out of there are other tensors. Elsewhere masks go along.
+    """
+    if keras.backend.backend() != "jax":
+        return []
+    masks = map(mask_of, keras.tree.flatten(structure))
+    return [[] if mask is None else [mask] for mask in masks]
+
+
+def with_masks(structure: Any, masks: list[list[Any]]) -> Any:
+    """The tensors, with what `lost_masks` returned."""
+    if not any(masks):
+        return structure
+    leaves = zip(keras.tree.flatten(structure), masks, strict=True)
+    return keras.tree.pack_sequence_as(
+        structure, [_masker()([x, *m]) if m else x for x, m in leaves]
+    )
 
 
 def mask_of(tensor: Any) -> Any:

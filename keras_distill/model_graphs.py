@@ -32,11 +32,18 @@ class Graph:
 
     Args:
         steps: The calls.
+        inputs: Numbers of the tensors that the model takes, in its order.
         outputs: Numbers of the tensors that the model returns.
     """
 
-    def __init__(self, steps: Sequence[Step], outputs: Sequence[int]) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+    ) -> None:
         self.steps = list(steps)
+        self.inputs = tuple(inputs)
         self.outputs = set(outputs)
         self._calls = Counter(id(step.operation) for step in steps)
         self._readers: dict[int, list[int]] = {}
@@ -84,7 +91,7 @@ def trace(model: keras.Model) -> Graph:
     """
     if isinstance(model, keras.Sequential):
         steps = [Step(v, (i,), (i + 1,)) for i, v in enumerate(model.layers)]
-        return Graph(steps, [len(steps)])
+        return Graph(steps, [0], [len(steps)])
     # The student's own layers would remember to have been called again.
     originals: dict[int, Any] = {}
     numbers: dict[int, int] = {}
@@ -109,7 +116,38 @@ def trace(model: keras.Model) -> Graph:
         return outputs
 
     copy = _cloned(model, clone, call)
-    return Graph(steps, number(copy.outputs))
+    return Graph(steps, number(copy.inputs), number(copy.outputs))
+
+
+def id_limits(model: keras.Model) -> list[int | None]:
+    """For each input, how many ids it may be; None if it is something else.
+
+    Only `Embedding`s read ids. Keras' own inputs of them are floats, unless
+    somebody says otherwise.
+
+    Args:
+        model: A Functional or Sequential model.
+    """
+    graph = trace(model)
+    limits: list[int | None] = []
+    for number in graph.inputs:
+        readers = [
+            _limit_of(step.operation, place)
+            for step in graph.steps
+            for place, tensor in enumerate(step.inputs)
+            if tensor == number
+        ]
+        known = [limit for limit in readers if limit is not None]
+        limits.append(min(known) if known and known == readers else None)
+    return limits
+
+
+def _limit_of(operation: Any, place: int) -> int | None:
+    if isinstance(operation, keras.layers.Embedding):
+        return int(operation.input_dim)
+    if isinstance(operation, keras.Model) and has_graph(operation):
+        return id_limits(operation)[place]
+    return None
 
 
 def rebuild(
@@ -184,6 +222,28 @@ def _cloned(model: keras.Model, clone: Call, call: Call) -> keras.Model:
     )
 
 
+def layers_of(model: keras.Model) -> list[keras.Layer]:
+    """The model and every layer in it, also those in private attributes."""
+    seen: dict[int, keras.Layer] = {}
+    waiting = [model]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in seen:
+            seen[id(layer)] = layer
+            waiting += _layers_in(list(vars(layer).values()))
+    return list(seen.values())
+
+
+def _layers_in(value: Any) -> list[keras.Layer]:
+    if isinstance(value, keras.Layer):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set):
+        return []
+    return [layer for item in value for layer in _layers_in(item)]
+
+
 def copy_of(operation: Any) -> Any:
     """A layer or operation with the same arguments, and new variables."""
     return type(operation).from_config(operation.get_config())
@@ -194,6 +254,10 @@ def copy_variables(source: keras.Layer, target: keras.Layer) -> None:
     for ours, theirs in zip(target.variables, source.variables, strict=True):
         # Not the same array: a training step on JAX gives it away.
         ours.assign(keras.ops.convert_to_numpy(theirs.value))
+    for layer in layers_of(target):
+        if isinstance(layer, keras.layers.Normalization):
+            # It computes with other numbers, which follow from these.
+            layer.finalize_state()
 
 
 def _tensors(structure: Any) -> list[Any]:

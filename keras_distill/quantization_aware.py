@@ -8,11 +8,12 @@ import keras
 
 from keras_distill.export.examples import as_examples
 from keras_distill.export.schemes import Quantization, as_quantization
-from keras_distill.export.signature import describe_inputs, layers_of
+from keras_distill.export.signature import describe_inputs
 from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
     FakeQuantizedWeights,
 )
+from keras_distill.model_graphs import layers_of
 from keras_distill.predictions import predict
 from keras_distill.rounding_copy import RoundingCopy
 

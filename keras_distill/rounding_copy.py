@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
 
-from keras_distill.export.signature import layers_of
 from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
     FakeQuantizedWeights,
@@ -23,6 +23,8 @@ from keras_distill.model_graphs import (
     copy_of,
     copy_variables,
     has_graph,
+    id_limits,
+    layers_of,
     rebuild,
     trace,
 )
@@ -91,6 +93,13 @@ class RoundingCopy:
         # What to do once all variables are there.
         self.values: list[tuple[keras.Layer, Any]] = []
 
+    @functools.cached_property
+    def _ids(self) -> set[str]:
+        """Inputs that are looked up in a table: these have no ranges."""
+        limits = id_limits(self.student)
+        inputs = zip(self.student.inputs, limits, strict=True)
+        return {x.name for x, limit in inputs if limit is not None}
+
     def make(self) -> keras.Model:
         """The student's copy."""
         copy = with_output_names(
@@ -113,6 +122,8 @@ class RoundingCopy:
         return rebuild(model, call, self._prepare if outermost else None)
 
     def _prepare(self, inputs: Any) -> Any:
+        if inputs.name in self._ids:
+            return inputs
         named = not inputs.name.startswith("keras_tensor")
         return self._ranged(inputs, inputs.name if named else "input")
 

@@ -246,7 +246,14 @@ def test_masks():
     x = random.integers(1, 10, (20, 6))
     x[:, 4:] = 0
     y = random.integers(0, 3, (20, 6))
-    assert_equals_keras(tagger, x, y, guide=tagger)
+
+    def compiled():
+        # On JAX, Keras' own `fit` loses the mask before metrics see it, which
+        # ours does not.
+        metrics = None if keras.backend.backend() == "jax" else ["accuracy"]
+        return {"optimizer": "sgd", "loss": crossentropy(), "metrics": metrics}
+
+    assert_equals_keras(tagger, x, y, guide=tagger, compiled=compiled)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

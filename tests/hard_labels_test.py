@@ -62,6 +62,14 @@ def test_equals_kerass_binary_crossentropy(shape, from_logits):
     loss = kd.HardLabels("sigmoid", from_logits=from_logits)
     value = evaluate(loss, labels.reshape(shape), scores)
     assert value == pytest.approx(expected, rel=1e-6)
+    if shape == (6,):
+        # Outputs without a last axis.
+        value = evaluate(loss, labels, scores[:, 0])
+        assert value == pytest.approx(expected, rel=1e-6)
+        weights = np.array([1.0, 0, 0, 0, 0, 0])
+        value = evaluate(loss, labels, scores[:, 0], weights)
+        first = evaluate(theirs, labels[:1, None], scores[:1])
+        assert value == pytest.approx(first / 6, rel=1e-6)
 
 
 def test_sequences():
@@ -224,7 +232,8 @@ def test_accuracy_of_sigmoids_counts_labels():
 @pytest.mark.parametrize(("from_logits", "right"), [(True, 0.5), (False, 1.0)])
 def test_accuracy_of_one_sigmoid(from_logits, right):
     labels, scores = np.array([1, 0]), np.array([[0.7], [0.3]])
-    value = accuracy(
-        labels, scores, activation="sigmoid", from_logits=from_logits
-    )
-    assert value == right
+    for outputs in (scores, scores[:, 0]):
+        value = accuracy(
+            labels, outputs, activation="sigmoid", from_logits=from_logits
+        )
+        assert value == right

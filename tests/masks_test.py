@@ -121,3 +121,22 @@ def test_accuracy_is_that_of_the_places_that_count():
     assert logs["ours"] == pytest.approx(logs["keras"], rel=1e-6)
     again = model.evaluate(TOKENS, PADDED, verbose=0, return_dict=True)
     assert again["ours"] == pytest.approx(logs["ours"], rel=1e-6)
+
+
+def test_metrics_of_the_training_see_the_mask():
+    distiller = kd.Distiller(tagger(8), tagger(4))
+    distiller.compile(
+        # Without steps, training and evaluation measure the same student.
+        keras.optimizers.SGD(0.0),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="keras"),
+            kd.metrics.BrierScore(name="ours"),
+        ],
+    )
+    trained = distiller.fit(TOKENS, LABELS, epochs=1, verbose=0).history
+    seen = distiller.evaluate(TOKENS, LABELS, verbose=0, return_dict=True)
+    inside = TOKENS != 0
+    right = (logits(tagger(4)).argmax(-1) == LABELS)[inside].mean()
+    assert seen["keras"] == pytest.approx(right, rel=1e-6)
+    for name in ("keras", "ours"):
+        assert trained[name][0] == pytest.approx(seen[name], rel=1e-5)

@@ -365,11 +365,16 @@ def test_says_what_is_wrong():
 
 def test_refuses_a_file_of_another_scheme(tmp_path):
     ready = kd.quantization_aware(cnn(), "dynamic_int8")
-    for quantization in ("float32", "int8", kd.Quantization("dynamic_int4")):
+    others = [kd.Quantization("dynamic_int4"), "float32", "int8"]
+    for quantization in others:
         with pytest.raises(
             ValueError, match="Pass quantization='dynamic_int8'"
         ):
             kd.export_litert(ready, tmp_path / "a.tflite", quantization)
+    ready = kd.quantization_aware(cnn(), "int8", images()[0])
+    equalized = kd.Quantization("int8", equalize=True)
+    with pytest.raises(ValueError, match="the rounding of another file"):
+        kd.export_litert(ready, tmp_path / "a.tflite", equalized)
 
 
 def details(path):
@@ -494,6 +499,75 @@ def test_sequences_and_embeddings(tmp_path):
     expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
     step = np.ptp(ready.get_layer("logits_range").range()) / 255
     assert np.abs(expected - seen).max() <= 3 * step
+
+
+@only_on("tensorflow")
+def test_words_that_come_as_floats_have_no_range(tmp_path):
+    student = keras.Sequential(
+        [
+            keras.Input((12,), name="tokens"),
+            layers.Embedding(300, 8, name="embedding"),
+            layers.GlobalAveragePooling1D(name="pool"),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+    x = np.random.default_rng(0).integers(0, 300, (200, 12)).astype("float32")
+    ready = kd.quantization_aware(student, "int8", x)
+    assert "tokens_range" not in [layer.name for layer in ready.layers]
+    artifact = kd.export_litert(ready, tmp_path / "student.tflite", "int8")
+    expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
+    step = np.ptp(ready.get_layer("logits_range").range()) / 255
+    assert np.abs(expected - seen).max() <= 3 * step
+
+
+def test_what_was_adapted_stays_so():
+    norm = layers.Normalization(axis=-1, name="norm")
+    norm.adapt(np.float32([[0.0, 10.0], [2.0, 30.0]]))
+    student = keras.Sequential([keras.Input((2,)), norm, layers.Dense(3)])
+    x = np.float32([[1.0, 20.0], [2.0, 40.0]])
+    ready = kd.quantization_aware(student, "dynamic_int8")
+    np.testing.assert_allclose(
+        ready.predict(x, verbose=0), student.predict(x, verbose=0), atol=0.02
+    )
+
+
+@pytest.mark.parametrize("scheme", ["dynamic_int8", "int8"])
+def test_regularizers_of_outputs_are_kept(scheme):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 2))
+    penalty = keras.regularizers.L2(0.1)
+    conv = layers.SeparableConv2D(
+        3, 3, activation="relu", activity_regularizer=penalty
+    )
+    x = layers.BatchNormalization()(conv(image))
+    x = layers.GlobalAveragePooling2D()(x)
+    head = layers.Dense(3, activation="softmax", activity_regularizer="l1")
+    student = keras.Model(image, head(x))
+    x = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype("float32")
+    ready = kd.quantization_aware(student, scheme, x)
+    penalties = []
+    for model in (student, ready):
+        model.compile("sgd", lambda _, y: 0 * y)
+        penalties.append(model.test_on_batch(x, np.zeros((16, 3))))
+    assert penalties[0] > 0.01
+    assert penalties[1] == pytest.approx(penalties[0], rel=0.05)
+
+
+def test_half_precision_rounds_its_weights_as_the_file_does():
+    keras.config.set_dtype_policy("float16")
+    try:
+        dense = layers.Dense(2, use_bias=False)
+        layer = FakeQuantizedWeights(dense, "dynamic_int8", 8)
+        layer.build((None, 3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    weights = np.float16([[1.27, 0.0], [-0.005, 0.0], [0.0151, 0.0]])
+    dense.kernel.assign(weights)
+    exact = weights.astype("float32")
+    scale = exact[:, 0].max() / 127
+    expected = np.rint(exact / scale) * scale
+    rounded = keras.ops.convert_to_numpy(layer.rounded_weights())
+    np.testing.assert_array_equal(rounded, expected.astype("float16"))
 
 
 def student_of_two_outputs():

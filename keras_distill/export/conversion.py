@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_distill.export.layer_names import readable, scope_of
-from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.signature import TensorInfo
+from keras_distill.model_graphs import layers_of
 
 
 class UnsupportedOpsError(RuntimeError):

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.signature import TensorInfo
+from keras_distill.model_graphs import has_graph, id_limits, layers_of
 
 # More arrays than these of a list say nothing new in a message.
 _SHOWN = 3
+# As `tf.data.INFINITE_CARDINALITY`, without TensorFlow.
+_INFINITE = -1
 
 
 class Examples(NamedTuple):
@@ -22,11 +25,13 @@ class Examples(NamedTuple):
         arrays: Arrays by the names of the file's inputs.
         x: The same arrays, in the structure that they came in.
         y: The labels, or None.
+        weighted: Whether weights came with them, which nothing here counts by.
     """
 
     arrays: dict[str, np.ndarray]
     x: Any
     y: Any
+    weighted: bool = False
 
 
 def as_examples(
@@ -69,7 +74,7 @@ def read_examples(
         TypeError: If an array would lose values as the input's dtype.
     """
     batches = _batches(data, input_names)
-    rows = [_as_row(x, inputs) for x, _ in batches]
+    rows = [_as_row(batch.x, inputs) for batch in batches]
     if not rows or not sum(len(row[inputs[0].name]) for row in rows):
         raise ValueError(
             "There are no examples to run. Received: an empty data set. A "
@@ -77,13 +82,14 @@ def read_examples(
         )
     given = {n: np.concatenate([row[n] for row in rows]) for n in rows[0]}
     if student is not None and not _scales_inputs(student):
-        _warn_of_integers(given, inputs)
+        _warn_of_integers(given, _without_ids(student, inputs))
     arrays = {info.name: as_input(given[info.name], info) for info in inputs}
     # A file that was read knows lists only, and a student may want a tuple.
-    x = keras.tree.pack_sequence_as(batches[0][0], list(arrays.values()))
-    labels = [y for _, y in batches]
+    x = keras.tree.pack_sequence_as(batches[0].x, list(arrays.values()))
+    labels = [batch.y for batch in batches]
     y = None if any(y is None for y in labels) else _concatenated(labels)
-    return Examples(arrays, x, y)
+    weighted = any(batch.weights is not None for batch in batches)
+    return Examples(arrays, x, y, weighted)
 
 
 def require_finite(examples: dict[str, np.ndarray]) -> None:
@@ -144,19 +150,35 @@ def _fits(x: Any, names: Any) -> bool:
     return is_array(x)
 
 
-def _split(batch: Any, names: Any) -> tuple[Any, Any] | None:
+class _Batch(NamedTuple):
+    x: Any
+    y: Any = None
+    weights: Any = None
+
+
+def _split(batch: Any, names: Any) -> _Batch | None:
     """A batch's inputs and labels; None if it is no batch of the student's."""
-    if _fits(batch, names):
-        return batch, None
+    x = _structured(batch, names)
+    if _fits(x, names):
+        return _Batch(x)
     # A `DataLoader` has lists in the place of tuples.
-    is_row = isinstance(batch, list | tuple) and len(batch) > 0
+    is_row = isinstance(batch, list | tuple) and 0 < len(batch) <= 3
     x, *others = batch if is_row else (batch,)
-    if isinstance(x, list) and len(x) == 1 and not _fits(x, names):
-        (x,) = x
-    return (x, others[0] if others else None) if _fits(x, names) else None
+    x = _structured(x, names)
+    return _Batch(x, *others) if _fits(x, names) else None
 
 
-def _batches(data: Any, names: Any) -> list[tuple[Any, Any]]:
+def _structured(x: Any, names: Any) -> Any:
+    """Arrays in the structure of the inputs, where Keras would find it, too."""
+    if isinstance(names, list | tuple):
+        if isinstance(x, dict) and x.keys() == set(keras.tree.flatten(names)):
+            return keras.tree.map_structure(x.__getitem__, names)
+        return [x] if len(names) == 1 and is_array(x) else x
+    is_one = isinstance(x, list) and len(x) == 1 and is_array(x[0])
+    return x[0] if is_one and isinstance(names, str) else x
+
+
+def _batches(data: Any, names: Any) -> list[_Batch]:
     """The inputs and labels of each batch in some data."""
     if callable(data) and not is_array(data):
         # As TensorFlow Lite has it: a function that returns a generator.
@@ -169,7 +191,7 @@ def _batches(data: Any, names: Any) -> list[tuple[Any, Any]]:
     return [_as_batch(batch, batch, names) for batch in _iterate(data)]
 
 
-def _as_batch(batch: Any, data: Any, names: Any) -> tuple[Any, Any]:
+def _as_batch(batch: Any, data: Any, names: Any) -> _Batch:
     found = _split(batch, names)
     if found is None:
         wanted = str(names).replace("'", "")
@@ -192,12 +214,24 @@ def _iterate(data: Any) -> Iterator[Any]:
             )
         return (data[i] for i in range(count))
     try:
-        return iter(data)
+        return iter(_require_end(data))
     except TypeError as error:
         raise TypeError(
             "Examples are arrays in the structure of the student's inputs, or "
             f"a data set of such batches. Received: {type(data).__name__}."
         ) from error
+
+
+def _require_end(data: Any) -> Any:
+    """Refuse a `tf.data.Dataset` that repeats for ever."""
+    cardinality = getattr(data, "cardinality", None)
+    if callable(cardinality) and int(cardinality()) == _INFINITE:
+        raise ValueError(
+            "A data set without an end can't be run through. Received: "
+            f"{type(data).__name__} that repeats for ever. Pass "
+            "data.take(batches)."
+        )
+    return data
 
 
 def _describe(data: Any) -> str:
@@ -283,6 +317,16 @@ def as_input(array: np.ndarray, info: TensorInfo) -> np.ndarray:
 def _scales_inputs(student: keras.Model) -> bool:
     scaling = keras.layers.Rescaling | keras.layers.Normalization
     return any(isinstance(layer, scaling) for layer in layers_of(student))
+
+
+def _without_ids(
+    student: keras.Model, inputs: tuple[TensorInfo, ...]
+) -> tuple[TensorInfo, ...]:
+    """The inputs that aren't looked up in a table."""
+    if not has_graph(student):
+        return inputs
+    limits = zip(inputs, id_limits(student), strict=True)
+    return tuple(info for info, limit in limits if limit is None)
 
 
 def _warn_of_integers(

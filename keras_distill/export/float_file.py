@@ -28,7 +28,6 @@ from keras_distill.export.processes import WorkerError
 from keras_distill.export.signature import (
     TensorInfo,
     describe_inputs,
-    layers_of,
     name_tensors,
 )
 from keras_distill.export.student_folder import (
@@ -37,6 +36,7 @@ from keras_distill.export.student_folder import (
     is_keras,
     save_student,
 )
+from keras_distill.model_graphs import layers_of
 
 _ADVICE = (
     "Replace these layers or operations, for instance a bicubic `Resizing` by "

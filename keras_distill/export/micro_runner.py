@@ -22,6 +22,7 @@ import numpy as np
 
 from keras_distill.export import processes, runner
 from keras_distill.export.artifact import LiteRTArtifact
+from keras_distill.export.decisions import has_one_value
 from keras_distill.export.examples import as_examples
 from keras_distill.export.flatbuffer import operations, read_model
 from keras_distill.export.processes import WorkerError
@@ -412,7 +413,7 @@ def _range(values: np.ndarray) -> float:
 
 
 def _agreement(expected: np.ndarray, seen: np.ndarray) -> float:
-    if expected.shape[-1] > 1:
+    if not has_one_value(expected):
         same = expected.argmax(-1) == seen.argmax(-1)
     else:
         middle = 0.5 if expected.min() >= 0 and expected.max() <= 1 else 0.0

@@ -11,6 +11,7 @@ import shutil
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_distill.export import micro_runner, processes, runner
@@ -134,11 +135,16 @@ def export_microcontroller(
     _require_single(artifact)
     model = artifact.model()
     sources.resolver_methods(o.name for o in operations(model))
+    # Once: a generator that was read is empty.
+    batch = as_examples(x, artifact.input_names, artifact.float_inputs())
     check = None
     if find_spec("tflite_micro") is not None:
-        check = micro_runner.check_on_micro(artifact, x)
+        arrays = keras.tree.map_structure(
+            batch.__getitem__, artifact.input_names
+        )
+        check = micro_runner.check_on_micro(artifact, arrays)
     arena, reason = _arena(check, arena)
-    golden = _golden(artifact, model, x, check)
+    golden = _golden(artifact, model, batch, check)
     files = _files(artifact, model, golden, arena, reason)
     _write(target_of(folder), files)
     return MicrocontrollerPackage(
@@ -190,9 +196,11 @@ def _arena(check: MicroCheck | None, asked: int | None) -> tuple[int, str]:
 
 
 def _golden(
-    artifact: LiteRTArtifact, model: bytes, x: Any, check: MicroCheck | None
+    artifact: LiteRTArtifact,
+    model: bytes,
+    batch: dict[str, np.ndarray],
+    check: MicroCheck | None,
 ) -> _Golden:
-    batch = as_examples(x, artifact.input_names, artifact.float_inputs())
     few = {name: array[:_EXAMPLES] for name, array in batch.items()}
     inputs = micro_runner.to_file_dtypes(model, few)
     if check is None:

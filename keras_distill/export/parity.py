@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.signature import TensorInfo
+from keras_distill.model_graphs import has_graph, id_limits, layers_of
 
 # Largest difference between the file and Keras, relative to the output's range.
 # What converted well was seen to stay below 2e-5.
@@ -51,7 +52,15 @@ def random_batch(
         for layer in layers_of(student)
         if isinstance(layer, keras.layers.Embedding)
     ]
-    return {info.name: _random(random, info, scale, sizes) for info in inputs}
+    limits: list[int | None] = [None] * len(inputs)
+    if sizes and has_graph(student):
+        limits = id_limits(student)
+    return {
+        info.name: _random(random, info, scale, sizes)
+        if limit is None
+        else _ids(random, info, limit)
+        for info, limit in zip(inputs, limits, strict=True)
+    }
 
 
 def _random(
@@ -70,6 +79,14 @@ def _random(
     # Which Embedding an input goes to is unknown: ids that all of them have.
     # Without one the integers are pixels, or flags of some kind.
     limit = min(sizes, default=256 if info.dtype == "uint8" else 2)
+    return random.integers(0, limit, shape).astype(info.dtype)
+
+
+def _ids(
+    random: np.random.Generator, info: TensorInfo, limit: int
+) -> np.ndarray:
+    batch, *example = (size or 1 for size in info.shape)
+    shape = (_BATCHES * batch, *example)
     return random.integers(0, limit, shape).astype(info.dtype)
 
 
@@ -95,7 +112,8 @@ def _predict(
 
 
 def _varies(output: np.ndarray) -> bool:
-    output = output.astype("float64")
+    # Infinities are the same in each example, or on purpose.
+    output = np.where(np.isfinite(output), output, 0).astype("float64")
     spread = np.ptp(output, axis=0).max()
     return bool(spread > 1e-3 * np.abs(output).max())
 
@@ -119,8 +137,9 @@ def require_parity(
             "The file doesn't return what Keras returns, so it wasn't written. "
             f"Received: student='{student.name}', whose output '{worst}' "
             f"differs by {errors[worst]:.1e} of its range (accepted: "
-            f"{_TOLERANCE:.0e}). Look for randomness at inference, for NaN, "
-            "and for a `get_config` that forgets an argument."
+            f"{_TOLERANCE:.0e}). Look for randomness at inference, for NaN "
+            "and infinite constants, and for a `get_config` that forgets an "
+            "argument."
         )
     return errors[worst]
 
@@ -129,7 +148,10 @@ def _relative_error(expected: np.ndarray, seen: np.ndarray) -> float:
     finite = np.isfinite(expected)
     if expected.shape != seen.shape or not finite.any():
         return np.inf
-    if not np.array_equal(finite, np.isfinite(seen)):
+    others = (expected[~finite], seen[~finite])
+    if not np.isfinite(seen[finite]).all() or not np.array_equal(
+        *others, equal_nan=True
+    ):
         return np.inf
     values = expected[finite].astype("float64")
     # An almost constant output, such as an untrained sigmoid, differs by the

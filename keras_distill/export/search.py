@@ -71,24 +71,25 @@ def best_that_fits(
         RuntimeError: If nothing fits; it says what is nearest.
     """
     attempts = []
-    for quantization in schemes:
+
+    def attempt(quantization: Quantization) -> LiteRTArtifact | None:
+        """The file, if it fits."""
         path = folder / f"{quantization.scheme}.tflite"
         try:
             artifact = _quietly(write, path, quantization)
-            attempt = _attempt(artifact, reference, budget)
+            attempts.append(_attempt(artifact, reference, budget))
         except RuntimeError as error:
             attempts.append(Attempt(quantization, None, {}, _first_line(error)))
-            continue
-        if not attempt.excesses:
+            return None
+        return None if attempts[-1].excesses else artifact
+
+    for quantization in schemes:
+        if (artifact := attempt(quantization)) is not None:
             return artifact
-        attempts.append(attempt)
-        for mixed in _mixtures(attempt, budget, worst_layers):
-            artifact = _quietly(write, path, mixed)
-            attempt = _attempt(artifact, reference, budget)
-            if not attempt.excesses:
+        for mixed in _mixtures(attempts[-1], worst_layers):
+            if (artifact := attempt(mixed)) is not None:
                 return artifact
-            attempts.append(attempt)
-            if not _has_room(attempt):
+            if not _has_room(attempts[-1]):
                 break
     raise RuntimeError(_failure(attempts, budget))
 
@@ -110,16 +111,17 @@ def _attempt(
 
 
 def _mixtures(
-    attempt: Attempt,
-    budget: Budget,
-    worst_layers: Callable[[Quantization], list[str]],
+    attempt: Attempt, worst_layers: Callable[[Quantization], list[str]]
 ) -> Iterator[Quantization]:
     """The same scheme with 1, 2, 4, ... of the worst layers in float."""
     quantization = attempt.quantization
     # What is over the budget in memory or time gets no better in float.
     if quantization.details.kind != "static" or not _has_room(attempt):
         return
-    layers = worst_layers(quantization)
+    try:
+        layers = worst_layers(quantization)
+    except RuntimeError:  # one that can't be quantised alone
+        return
     count = 1
     while count < len(layers):
         yield dataclasses.replace(
@@ -129,7 +131,9 @@ def _mixtures(
 
 
 def _has_room(attempt: Attempt) -> bool:
-    """Whether only the fidelity falls short."""
+    """Whether there is a file of which only the fidelity falls short."""
+    if attempt.check is None:
+        return False
     return not set(attempt.excesses) & {"flash", "arena", "latency_ms"}
 
 

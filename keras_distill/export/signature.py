@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_distill.model_graphs import layers_of
+
 
 class TensorInfo(NamedTuple):
     """An input or output of a LiteRT file.
@@ -128,25 +130,3 @@ def float32_name(name: str) -> str:
     floats = {"float16", "bfloat16", "float64"}
     policies = {"mixed_float16", "mixed_bfloat16"}
     return "float32" if name in floats | policies else name
-
-
-def layers_of(model: keras.Model) -> list[keras.Layer]:
-    """The model and every layer in it, also those in private attributes."""
-    seen: dict[int, keras.Layer] = {}
-    waiting = [model]
-    while waiting:
-        layer = waiting.pop()
-        if id(layer) not in seen:
-            seen[id(layer)] = layer
-            waiting += _layers_in(list(vars(layer).values()))
-    return list(seen.values())
-
-
-def _layers_in(value: Any) -> list[keras.Layer]:
-    if isinstance(value, keras.Layer):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple | set):
-        return []
-    return [layer for item in value for layer in _layers_in(item)]

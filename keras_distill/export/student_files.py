@@ -26,7 +26,8 @@ from keras_distill.export.quantized_file import (
     quantize_file,
 )
 from keras_distill.export.schemes import Quantization
-from keras_distill.export.signature import TensorInfo, layers_of
+from keras_distill.export.signature import TensorInfo
+from keras_distill.model_graphs import layers_of
 
 
 @dataclasses.dataclass

@@ -12,7 +12,8 @@ from typing import Any
 
 import keras
 
-from keras_distill.export.signature import float32_name, layers_of
+from keras_distill.export.signature import float32_name
+from keras_distill.model_graphs import layers_of
 
 
 def save_student(student: keras.Model, folder: pathlib.Path) -> dict[str, Any]:

@@ -20,12 +20,16 @@ from keras_distill.export.quantizer import Ranges
 from keras_distill.export.range_completion import as_range, complete
 from keras_distill.export.range_markers import RangeMarker, take_out_markers
 from keras_distill.export.schemes import Quantization
-from keras_distill.export.signature import layers_of
 from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
     FakeQuantizedWeights,
 )
-from keras_distill.model_graphs import copy_of, copy_variables, rebuild
+from keras_distill.model_graphs import (
+    copy_of,
+    copy_variables,
+    layers_of,
+    rebuild,
+)
 from keras_distill.predictions import predict
 
 # Examples that the file is compared on with its student.
@@ -69,7 +73,8 @@ def require_trained_for(
         ValueError: If it does.
     """
     (*others, scheme) = sorted(_schemes(student))
-    if others or scheme != quantization.scheme or not quantization.per_channel:
+    other = not quantization.per_channel or quantization.equalize
+    if others or scheme != quantization.scheme or other:
         raise ValueError(
             "The student trained with the rounding of another file. Received: "
             f"{quantization} for a student made by "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -270,8 +271,7 @@ def verify_litert(
         artifact.output_names,
         threshold,
     )
-    if reference.labels:
-        _require_thresholds(reference)
+    _require_thresholds(reference, reference.labels)
     require_measurable(budget, reference)
     check = check_file(
         artifact,
@@ -349,7 +349,15 @@ class Reference:
                 None for those that a file will have.
             threshold: As for `verify_litert`.
         """
-        examples, x, y = read_examples(data, input_names, inputs, student)
+        examples, x, y, weighted = read_examples(
+            data, input_names, inputs, student
+        )
+        if weighted:
+            raise ValueError(
+                "Examples count alike for accuracy and agreement. Received: "
+                "sample weights behind the labels. Pass `(x, y)`, without "
+                "those that are to count for nothing."
+            )
         require_finite(examples)
         outputs = predict(student, x)
         output_names = output_names or name_tensors(outputs, "output")
@@ -424,11 +432,13 @@ def require_measurable(budget: Budget | None, reference: Reference) -> None:
             "labels. Pass `(x, y)`, or ask for `agreement` instead."
         )
     if budget.accuracy_drop is not None or budget.agreement is not None:
-        _require_thresholds(reference)
+        # Of an output without classes among its labels, nothing is asked.
+        _require_thresholds(reference, reference.labels or reference.expected)
 
 
-def _require_thresholds(reference: Reference) -> None:
-    for name, threshold in reference.thresholds.items():
+def _require_thresholds(reference: Reference, names: Iterable[str]) -> None:
+    for name in names:
+        threshold = reference.thresholds[name]
         outputs, labels = reference.expected[name], reference.labels.get(name)
         if threshold is None and decide_apart(outputs, labels):
             raise ValueError(
@@ -503,7 +513,9 @@ def _check_output(
         decisions(x[..., None] if apart else x, threshold)
         for x in (expected, seen)
     )
-    difference = np.abs(expected - seen)
+    with np.errstate(invalid="ignore"):
+        # Both may be infinite on purpose.
+        difference = np.where(expected == seen, 0.0, np.abs(expected - seen))
     return OutputCheck(
         accuracy=accuracy(ours, labels),
         keras_accuracy=accuracy(theirs, labels),

@@ -26,7 +26,9 @@ class LabelMetric(keras.metrics.Metric):  # type: ignore[misc]
     alone. Labels are class indices `(batch, ...)` or `(batch, ..., 1)`, or
     one-hot rows, of which the greatest entry counts. An index of -1, or a row
     with a -1 in it, stands for no label, and counts for nothing; nor do places
-    that Keras masked. A label beyond the classes makes the metric NaN.
+    that Keras masked. A label beyond the classes makes the metric NaN. (On JAX,
+    `fit` of a model that is no `Distiller` loses the mask before any metric
+    sees it, and a label of -1 says the same there.)
 
     Each sigmoid is a classifier of its own, with the classes 0 and 1.
 

@@ -114,7 +114,9 @@ def class_labels(labels: Any, outputs: Tensor, activation: str) -> Tensor:
     _check_places(labels, tuple(outputs.shape), outputs)
     # TensorFlow compares no whole numbers, or booleans, with 0.5.
     labels = ops.cast(labels, "float32")
-    known = ops.all(labels >= 0, axis=-1, keepdims=True)
+    known = labels >= 0
+    if len(labels.shape) > 1:  # else each example has one
+        known = ops.all(known, axis=-1, keepdims=True)
     return ops.where(known, ops.cast(labels > 0.5, "int32"), -1)
 
 

@@ -95,12 +95,9 @@ def _dot_product(call: LayerCall) -> list[Axes]:
     for axes in (query, value, key):
         call.units.keep(axes[1])
     call.units.tie(query[-1], key[-1])
-    if call.operation.weights:
-        is_vector = type(call.operation) is layers.AdditiveAttention
-        scale: Axes = (query[-1],) if is_vector else ()
-        call.weigh((scale, None))
-    else:
-        call.weigh()
+    is_vector = type(call.operation) is layers.AdditiveAttention
+    scale: Axes = (query[-1],) if is_vector else ()
+    call.weigh(*[(scale, None)] * len(call.operation.weights))
     result: list[Axes] = [(None, None, value[-1]), (None, None, None)]
     return result[: len(call.call.outputs)]
 

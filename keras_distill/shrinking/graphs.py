@@ -197,7 +197,7 @@ def remade(operation: Any, **sizes: Any) -> Any:
     """
     try:
         config = {**operation.get_config(), **sizes}
-        if isinstance(operation, keras.Layer):
+        if "trainable" in config:
             # TensorFlow asks for it when a variable is made.
             config["trainable"] = True
         if type(operation) is keras.layers.Lambda:

@@ -42,7 +42,7 @@ def test_prints_in_a_few_lines(artifact, student, tmp_path):
         "out  output_0 (1, 3) float32",
     ]
     text = str(kd.export_litert(student, tmp_path / "f.tflite"))
-    pattern = r"KB, float32, within \d\.\de-\d\d of Keras\n"
+    pattern = r"KB, float32, within \d\.\de[-+]\d\d of Keras\n"
     assert re.search(pattern, text)
     assert str(kd.export_onnx(student, tmp_path / "s.onnx")).endswith(
         "\n".join(ports)

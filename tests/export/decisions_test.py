@@ -96,6 +96,9 @@ def test_labels_of_each_kind():
     found = class_numbers("y", one_hot, FIVE, None)
     np.testing.assert_array_equal(found, [4, 0, 1, 2])
     assert class_numbers("y", one_hot / 2, FIVE, None) is None
+    one_hot[1] = -1
+    found = class_numbers("y", one_hot, FIVE, None)
+    np.testing.assert_array_equal(found, [4, -1, 1, 2])
     pixels = np.zeros((2, 3, 3, 5))
     labels = np.ones((2, 3, 3, 1), "int64")
     assert class_numbers("y", labels, pixels, None).shape == (2, 3, 3)

@@ -61,7 +61,7 @@ def torch_loader():
     ],
 )
 def test_same_data_in_each_form(make, labelled):
-    arrays, x, y = read_examples(make(), *ONE)
+    arrays, x, y, _ = read_examples(make(), *ONE)
     np.testing.assert_array_equal(arrays["image"], X)
     np.testing.assert_array_equal(x, X)
     if labelled:
@@ -81,6 +81,39 @@ def test_several_inputs_with_and_without_labels():
     pair = (x["a"], x["b"])
     for data in (pair, [pair], iter([pair]), (pair, Y[:4])):
         assert [*as_examples(data, names, TWO[1])] == ["a", "b"]
+
+
+def test_weights_are_told_from_labels():
+    assert read_examples((X, Y, np.ones(10)), *ONE).weighted
+    assert read_examples([(X[:4], Y[:4]), (X, Y, Y)], *ONE).weighted
+    assert not read_examples((X, Y), *ONE).weighted
+    assert not read_examples((X, Y, None), *ONE).weighted
+
+
+def test_inputs_in_the_structure_that_keras_makes_of_them():
+    inputs = (TensorInfo("a", (None, 2), "float32"),)
+    a, b = np.ones((4, 2), "float32"), np.zeros((4, 3), "int32")
+    # `keras.Model([a], outputs)` takes an array, and a Sequential `[array]`.
+    for names, data in ((["a"], a), (["a"], (a, Y[:4])), ("a", ([a], Y[:4]))):
+        examples = read_examples(data, names, inputs)
+        np.testing.assert_array_equal(examples.arrays["a"], a)
+        assert isinstance(examples.x, list) == isinstance(names, list)
+    by_name = read_examples(({"b": b, "a": a}, Y[:4]), ["a", "b"], TWO[1])
+    np.testing.assert_array_equal(by_name.x[0], a)
+    np.testing.assert_array_equal(by_name.x[1], b)
+    np.testing.assert_array_equal(by_name.y, Y[:4])
+
+
+def test_data_without_an_end_is_refused():
+    class Endless:
+        def cardinality(self):
+            return np.int64(-1)
+
+        def __iter__(self):
+            raise AssertionError("It would never stop.")
+
+    with pytest.raises(ValueError, match=r"repeats for ever.*data\.take"):
+        as_examples(Endless(), *ONE)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +151,7 @@ def test_several_inputs_with_and_without_labels():
             "array of float64, which would lose",
         ),
         (np.full((4, 3, 2), "1"), ONE, "array of <U1"),
+        ((X, Y, Y, Y), ONE, "4 in all"),
     ],
 )
 def test_data_of_another_kind_is_described_in_short(data, named, message):
@@ -145,3 +179,8 @@ def test_integers_for_floats_are_worth_a_warning():
         as_examples(pixels.astype("float32"), *ONE, student)
         # Flags.
         as_examples(pixels // 200, *ONE, student)
+        # Words, though the student takes floats, as Keras' inputs do.
+        words = keras.Sequential(
+            [keras.Input((3, 2)), keras.layers.Embedding(300, 2)]
+        )
+        as_examples(pixels, *ONE, words)

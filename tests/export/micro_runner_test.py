@@ -86,6 +86,16 @@ def test_returns_what_litert_returns(quantization, artifact):
         processes.call(micro_runner.run, model, batch, below)
 
 
+@only_on("torch")
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_one_value_is_a_yes_or_no(shape):
+    expected, seen = np.float32([1, -1, 2]), np.float32([1, 1, 2])
+    agreement = micro_runner._agreement(
+        expected.reshape(shape), seen.reshape(shape)
+    )
+    assert agreement == pytest.approx(2 / 3)
+
+
 @on_micro
 def test_names_of_several_inputs_and_outputs_find_their_places(tmp_path):
     # Neither in the order of the alphabet, nor of use.

@@ -470,6 +470,31 @@ def test_masked_recurrent_student_in_integers(tmp_path):
     assert artifact.snr_db > 12
 
 
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_words_may_come_as_floats(scheme, tmp_path):
+    keras.utils.set_random_seed(0)
+    # Keras' own inputs are floats, unless somebody says otherwise.
+    words, more = keras.Input((6,), name="words"), keras.Input((2,))
+    table = keras.Sequential([keras.Input((6,)), layers.Embedding(300, 8)])
+    x = layers.GlobalAveragePooling1D()(table(words))
+    student = keras.Model(
+        [words, more], layers.Dense(3)(layers.Concatenate()([x, more]))
+    )
+    random = np.random.default_rng(0)
+    x = [
+        random.integers(0, 300, (64, 6)).astype("float32"),
+        random.normal(size=(64, 2)).astype("float32"),
+    ]
+    artifact = kd.export_litert(
+        student, tmp_path / "s.tflite", scheme, calibration_data=x
+    )
+    difference = artifact.predict(x) - student.predict(x, verbose=0)
+    step = np.ptp(student.predict(x, verbose=0)) / 255
+    assert np.abs(difference).max() < (
+        1e-5 if scheme == "float32" else 4 * step
+    )
+
+
 def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))

@@ -6,7 +6,7 @@ import pytest
 from support import only_on
 
 import keras_distill as kd
-from keras_distill.export import BOARDS
+from keras_distill.export import BOARDS, litert, search
 from keras_distill.export.budget import Costs, parse_size
 from keras_distill.export.metadata import fingerprint
 from keras_distill.export.search import schemes_to_try
@@ -396,6 +396,58 @@ def test_labels_that_cannot_be_right(artifact, student, data):
     targets = np.random.default_rng(0).normal(size=(200, 5))
     check = kd.verify_litert(artifact, student, (x, targets), runs=1)
     assert check.accuracy is None
+
+
+def test_weights_that_nothing_counts_by_are_refused(artifact, student, data):
+    x, y = data
+    with pytest.raises(ValueError, match="sample weights behind the labels"):
+        kd.verify_litert(artifact, student, (x, y, np.ones(200)))
+
+
+def test_infinities_on_both_sides_are_no_difference(tmp_path):
+    inputs = keras.Input((4,))
+    scores = layers.Dense(3, activation="relu")(inputs)
+    student = keras.Model(inputs, keras.ops.log(scores))
+    artifact = kd.export_litert(student, tmp_path / "s.tflite")
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    assert np.isneginf(student.predict(x, verbose=0)).any()
+    check = kd.verify_litert(artifact, student, x, runs=1)
+    assert check.max_error < 1e-4
+    assert check.agreement == 1
+
+
+@pytest.mark.parametrize("broken", ["file", "order"])
+def test_layers_in_float_that_fail_leave_the_other_files(
+    broken, student, data, tmp_path, monkeypatch
+):
+    def failing(*_):
+        raise RuntimeError("A layer can't be quantised.")
+
+    def best(write, folder, reference, budget, schemes, worst_layers):
+        def without_floats(path, quantization):
+            return (failing if quantization.float_layers else write)(
+                path, quantization
+            )
+
+        return search.best_that_fits(
+            without_floats if broken == "file" else write,
+            folder,
+            reference,
+            budget,
+            schemes,
+            failing if broken == "order" else worst_layers,
+        )
+
+    monkeypatch.setattr(litert, "best_that_fits", best)
+    with pytest.raises(RuntimeError, match="nearest is int8: snr_db"):
+        kd.export_litert(
+            student,
+            tmp_path / "s.tflite",
+            "int8",
+            budget=kd.Budget(snr_db=200),
+            calibration_data=data[0],
+            validation_data=data,
+        )
 
 
 def test_dict_of_labels_goes_by_the_outputs_names(tmp_path):

@@ -303,6 +303,17 @@ def test_labels_of_a_sigmoid_have_any_dtype(dtype):
     assert float(metric.result()) == 0.5
 
 
+def test_a_sigmoid_may_come_without_an_axis():
+    labels, logits = np.array([0, 1, -1, 1]), np.array([0.5, 2, 3, -1])
+    for shape in ((4,), (4, 1)):
+        metric = kd.metrics.BrierScore("sigmoid")
+        metric.update_state(labels, logits.reshape(shape))
+        chances = 1 / (1 + np.exp(-logits[labels >= 0]))
+        # The classes are 0 and 1.
+        expected = 2 * np.mean((chances - labels[labels >= 0]) ** 2)
+        assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+
+
 @only_on("torch")
 def test_a_rounding_is_no_gap():
     metric = kd.metrics.GapClosed(0.53)

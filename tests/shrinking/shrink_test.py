@@ -8,7 +8,7 @@ from shrinking.families import FAMILIES, cnn, resnet
 from support import assert_same_values, mlp, only_on, values
 
 import keras_distill as kd
-from keras_distill.export.signature import layers_of
+from keras_distill.model_graphs import layers_of
 
 # The layers differ between backends, and shrinking them doesn't; JAX takes
 # long to compile some.
@@ -164,6 +164,43 @@ def test_attention_by_keywords_returns_as_much_as_its_query():
         if isinstance(layer, layers.MultiHeadAttention)
     )
     assert shrunk.get_config()["num_heads"] == 1
+
+
+@only_on("torch")
+@pytest.mark.parametrize("score_mode", ["concat", "dot"])
+def test_scales_of_an_attention_come_along(score_mode):
+    x = keras.Input((3, 8))
+    attend = layers.Attention(use_scale=True, score_mode=score_mode)
+    hidden = layers.Dense(6)(x)
+    teacher = keras.Model(x, layers.Dense(2)(attend([hidden, hidden])))
+    for number, scale in enumerate(attend.weights):
+        scale.assign(number + 2)
+    student = kd.shrink(teacher, width=0.5, initialize="norm")
+    (shrunk,) = (v for v in student.layers if isinstance(v, layers.Attention))
+    assert_same_values(values(shrunk.weights), values(attend.weights))
+
+
+class Doubled(layers.Layer):
+    """A layer that takes no argument, as those of examples often do."""
+
+    def __init__(self):
+        super().__init__()
+
+    def get_config(self):
+        return {}
+
+    def call(self, x):
+        return x * 2
+
+
+@only_on("torch")
+def test_a_layer_without_arguments_is_made_again():
+    teacher = keras.Sequential(
+        [keras.Input((4,)), *map(layers.Dense, (8, 8)), Doubled()]
+    )
+    with pytest.warns(UserWarning, match=r"\['doubled'\] read"):
+        student = kd.shrink(teacher, width=0.5)
+    assert isinstance(student.layers[-1], Doubled)
 
 
 @only_on("torch")
