@@ -493,6 +493,11 @@ def test_words_may_come_as_floats(scheme, tmp_path):
     assert np.abs(difference).max() < (
         1e-5 if scheme == "float32" else 4 * step
     )
+    whole = kd.Quantization("int8", integer_io=True)
+    with pytest.raises(ValueError, match=r"input 'words'.*dtype='int32'"):
+        kd.export_litert(
+            student, tmp_path / "i.tflite", whole, calibration_data=x
+        )
 
 
 def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
