@@ -279,8 +279,12 @@ def average_pool(x: Tensor, axis: int, size: Any) -> Tensor:
     end = -((window + 1) * length // -size)
     inside = ops.cast((place >= begin) & (place < end), x.dtype)
     mean = inside / ops.sum(inside, axis=-1, keepdims=True)
-    # On PyTorch, Keras' tensordot and matmul round float64 to float32.
-    pooled = ops.moveaxis(x, axis, -1) @ ops.transpose(mean)
+    moved = ops.moveaxis(x, axis, -1)
+    # Rows of one matrix: TensorFlow 2.21 writes beyond the product of many with
+    # one, on processors with AMX. And on PyTorch, Keras' tensordot and matmul
+    # round float64 to float32.
+    pooled = ops.reshape(moved, (-1, length)) @ ops.transpose(mean)
+    pooled = ops.reshape(pooled, (*ops.shape(moved)[:-1], size))
     return ops.moveaxis(pooled, -1, axis)
 
 
