@@ -18,7 +18,10 @@ from keras_distill.export import processes
 
 COMMAND = [sys.executable, "-m", "keras_distill.cli"]
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join(processes.search_path())
+    "PYTHONPATH": os.pathsep.join(processes.search_path()),
+    # Where it is on, TensorFlow says so as it is imported, whatever the level
+    # of its log.
+    "TF_ENABLE_ONEDNN_OPTS": "0",
 }
 
 

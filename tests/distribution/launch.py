@@ -58,6 +58,9 @@ def launch(mode, folder, names, size=1, timeout=200, **environment):
                         "OMP_NUM_THREADS": "1",
                         "CUDA_VISIBLE_DEVICES": "-1",
                         "TF_CPP_MIN_LOG_LEVEL": "3",
+                        # With it, what TensorFlow 2.21 convolves of a replica
+                        # without examples has the shape of the input.
+                        "TF_ENABLE_ONEDNN_OPTS": "0",
                         # Programs of several devices that were kept wait for
                         # each other for ever, now and then.
                         "JAX_ENABLE_COMPILATION_CACHE": "false",
