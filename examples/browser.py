@@ -206,7 +206,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     rows = []
     for name, (_, size) in runs[0]["found"].items():
         scores = [run["found"][name][0] for run in runs]
-        rows.append((name, size, figures.percent(scores)))
+        rows.append((name, size, figures.percent(scores, ".2f")))
     return figures.markdown(("", "size", "MNIST's test images"), rows)
 
 

@@ -72,11 +72,11 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):{form}}"
 
 
-def percent(values: Sequence[float]) -> str:
+def percent(values: Sequence[float], form: str = ".1f") -> str:
     """The same of shares, in percent."""
     if len(values) == 1:
-        return f"{100 * values[0]:.1f} %"
-    return f"{spread(100 * np.array(values), '.1f')} %"
+        return f"{100 * values[0]:{form}} %"
+    return f"{spread(100 * np.array(values), form)} %"
 
 
 def quartiles(values: Sequence[float], form: str) -> str:
