@@ -122,7 +122,8 @@ def default_kind(student: keras.Model) -> str | None:
     if kind != "unknown":
         return kind
     seen = final_activation(student)
-    return seen or ("sigmoid" if spec.shape[-1] == 1 else "softmax")
+    has_one = len(spec.shape) == 1 or spec.shape[-1] == 1
+    return seen or ("sigmoid" if has_one else "softmax")
 
 
 def _kind_of_loss(loss: Any) -> str | None:

@@ -140,5 +140,6 @@ def _passes_on(operation: Any) -> bool:
     # `ops.cast` has no layer, and the class of its operation no public name.
     return isinstance(operation, _TRANSPARENT) or (
         not isinstance(operation, keras.Layer)
-        and type(operation).__name__ in ("Cast", "Reshape")
+        and type(operation).__name__
+        in ("Cast", "ExpandDims", "Reshape", "Squeeze")
     )

@@ -122,31 +122,42 @@ def trace(model: keras.Model) -> Graph:
 def id_limits(model: keras.Model) -> list[int | None]:
     """For each input, how many ids it may be; None if it is something else.
 
-    Only `Embedding`s read ids. Keras' own inputs of them are floats, unless
-    somebody says otherwise.
+    What an `Embedding` reads are ids. Keras' own inputs of them are floats,
+    unless somebody says otherwise.
 
     Args:
         model: A Functional or Sequential model.
     """
+    if not any(isinstance(v, keras.layers.Embedding) for v in layers_of(model)):
+        return [None] * len(model.inputs)
     graph = trace(model)
-    limits: list[int | None] = []
-    for number in graph.inputs:
-        readers = [
-            _limit_of(step.operation, place)
-            for step in graph.steps
-            for place, tensor in enumerate(step.inputs)
-            if tensor == number
-        ]
-        known = [limit for limit in readers if limit is not None]
-        limits.append(min(known) if known and known == readers else None)
-    return limits
+    return [_limit_of(graph, number) for number in graph.inputs]
 
 
-def _limit_of(operation: Any, place: int) -> int | None:
+def _limit_of(graph: Graph, number: int) -> int | None:
+    """The smallest of the tables that a tensor is looked up in."""
+    known = [
+        limit
+        for step in graph.steps
+        for place, tensor in enumerate(step.inputs)
+        if tensor == number
+        and (limit := _limit_in(graph, step, place)) is not None
+    ]
+    return min(known, default=None)
+
+
+def _limit_in(graph: Graph, step: Step, place: int) -> int | None:
+    operation = step.operation
+    if isinstance(operation, keras.layers.Wrapper):
+        operation = operation.layer
     if isinstance(operation, keras.layers.Embedding):
         return int(operation.input_dim)
     if isinstance(operation, keras.Model) and has_graph(operation):
-        return id_limits(operation)[place]
+        limits = id_limits(operation)
+        # Behind its inputs are masks and the like.
+        return limits[place] if place < len(limits) else None
+    if type(operation).__name__ == "Cast":  # without a public name
+        return _limit_of(graph, step.outputs[0])
     return None
 
 

@@ -8,7 +8,7 @@ import keras
 
 from keras_distill.export.examples import as_examples
 from keras_distill.export.schemes import Quantization, as_quantization
-from keras_distill.export.signature import describe_inputs
+from keras_distill.export.signature import describe_inputs, require_whole_ids
 from keras_distill.fake_quantization import (
     FakeQuantizedActivations,
     FakeQuantizedWeights,
@@ -107,6 +107,8 @@ def quantization_aware(
     """
     scheme = _scheme(quantization)
     _check(student, scheme, calibration_data, ranges)
+    if as_quantization(quantization).integer_io:
+        require_whole_ids(student)
     ready = RoundingCopy(student, scheme, ranges).make()
     if not any(isinstance(v, FakeQuantizedWeights) for v in layers_of(ready)):
         raise ValueError(

@@ -412,6 +412,32 @@ def test_an_uncompiled_student_gets_the_documented_defaults():
     assert set(from_rows) == {"loss", "accuracy"}
 
 
+def without_axis(model):
+    """The same, with outputs of shape `(batch,)`."""
+    outputs = keras.ops.squeeze(model.outputs[0], axis=-1)
+    return keras.Model(model.inputs, outputs)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_logit_may_come_without_an_axis(activation):
+    x, y = images()
+    logs = []
+    for change in (without_axis, lambda model: model):
+        guide = change(binary(16, activation, seed=3))
+        distiller = kd.Distiller(guide, change(binary(4, activation)))
+        distiller.fit(x, (y > 1) * 1, verbose=0)
+        logs.append(
+            distiller.evaluate(x, (y > 1) * 1, verbose=0, return_dict=True)
+        )
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    with pytest.raises(ValueError, match="BinarySoftTargets"):
+        kd.Distiller(
+            without_axis(binary(4)),
+            without_axis(binary(4)),
+            losses=kd.losses.SoftTargets(),
+        )
+
+
 def binary(width, activation=None, seed=1):
     keras.utils.set_random_seed(seed)
     return keras.Sequential(

@@ -56,6 +56,10 @@ class Temperate(layers.Layer):
         lambda kind: [layers.Dense(3, activation=kind), layers.Flatten()],
         lambda kind: [
             layers.Dense(3, activation=kind),
+            lambda x: ops.squeeze(ops.expand_dims(x, 1), 1),
+        ],
+        lambda kind: [
+            layers.Dense(3, activation=kind),
             layers.Activation("linear", dtype="float32"),
         ],
         lambda kind: [
@@ -75,6 +79,7 @@ class Temperate(layers.Layer):
         "activations",
         "reshape",
         "flatten",
+        "squeeze",
         "linear",
         "cast",
         "nested",

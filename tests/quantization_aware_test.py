@@ -514,6 +514,9 @@ def test_words_that_come_as_floats_have_no_range(tmp_path):
     x = np.random.default_rng(0).integers(0, 300, (200, 12)).astype("float32")
     ready = kd.quantization_aware(student, "int8", x)
     assert "tokens_range" not in [layer.name for layer in ready.layers]
+    whole = kd.Quantization("int8", integer_io=True)
+    with pytest.raises(ValueError, match=r"input 'tokens'.*dtype='int32'"):
+        kd.quantization_aware(student, whole, x)
     artifact = kd.export_litert(ready, tmp_path / "student.tflite", "int8")
     expected, seen = ready.predict(x, verbose=0), artifact.predict(x)
     step = np.ptp(ready.get_layer("logits_range").range()) / 255

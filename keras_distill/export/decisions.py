@@ -79,7 +79,8 @@ def class_numbers(
     Args:
         name: The output's name.
         labels: Numbers of classes, of which a single value has two, and -1 for
-            none; one-hot rows, with a -1 for none; or targets of another kind.
+            none; one-hot rows, or -1 throughout for none; or targets of
+            another kind.
         outputs: The outputs that they belong to.
         threshold: From which value on a single value says yes.
 
@@ -102,10 +103,12 @@ def class_numbers(
             f"{places}, or one-hot rows, of shape {outputs.shape}. Received: "
             f"labels of shape {labels.shape}."
         )
-    known = (labels != -1).all(-1)
+    known = (labels != -1).any(-1)
     rows = labels[known]
     is_one_hot = np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all()
-    return np.where(known, labels.argmax(-1), -1) if is_one_hot else None
+    if not is_one_hot or not len(rows):
+        return None
+    return np.where(known, labels.argmax(-1), -1)
 
 
 def yes_or_no(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:

@@ -25,7 +25,8 @@ class Examples(NamedTuple):
         arrays: Arrays by the names of the file's inputs.
         x: The same arrays, in the structure that they came in.
         y: The labels, or None.
-        weighted: Whether weights came with them, which nothing here counts by.
+        weighted: Whether examples have different weights, which nothing here
+            counts by.
     """
 
     arrays: dict[str, np.ndarray]
@@ -88,8 +89,7 @@ def read_examples(
     x = keras.tree.pack_sequence_as(batches[0].x, list(arrays.values()))
     labels = [batch.y for batch in batches]
     y = None if any(y is None for y in labels) else _concatenated(labels)
-    weighted = any(batch.weights is not None for batch in batches)
-    return Examples(arrays, x, y, weighted)
+    return Examples(arrays, x, y, _are_weighted(batches))
 
 
 def require_finite(examples: dict[str, np.ndarray]) -> None:
@@ -168,14 +168,24 @@ def _split(batch: Any, names: Any) -> _Batch | None:
     return _Batch(x, *others) if _fits(x, names) else None
 
 
+def _are_weighted(batches: list[_Batch]) -> bool:
+    """Whether some examples count for more than others."""
+    weights = keras.tree.flatten([batch.weights for batch in batches])
+    arrays = [np.ravel(as_array(w)) for w in weights if w is not None]
+    return len(np.unique(np.concatenate(arrays))) > 1 if arrays else False
+
+
 def _structured(x: Any, names: Any) -> Any:
     """Arrays in the structure of the inputs, where Keras would find it, too."""
     if isinstance(names, list | tuple):
         if isinstance(x, dict) and x.keys() == set(keras.tree.flatten(names)):
             return keras.tree.map_structure(x.__getitem__, names)
         return [x] if len(names) == 1 and is_array(x) else x
-    is_one = isinstance(x, list) and len(x) == 1 and is_array(x[0])
-    return x[0] if is_one and isinstance(names, str) else x
+    if not isinstance(names, str) or is_array(x) or not keras.tree.is_nested(x):
+        return x
+    if isinstance(x, dict):
+        return x.get(names, x) if len(x) == 1 else x
+    return x[0] if len(x) == 1 and is_array(x[0]) else x
 
 
 def _batches(data: Any, names: Any) -> list[_Batch]:

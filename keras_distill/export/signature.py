@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_distill.model_graphs import layers_of
+from keras_distill.model_graphs import has_graph, id_limits, layers_of
 
 
 class TensorInfo(NamedTuple):
@@ -130,3 +130,21 @@ def float32_name(name: str) -> str:
     floats = {"float16", "bfloat16", "float64"}
     policies = {"mixed_float16", "mixed_bfloat16"}
     return "float32" if name in floats | policies else name
+
+
+def require_whole_ids(student: keras.Model) -> None:
+    """Refuse inputs that would become integers, but are ids in floats.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    limits = id_limits(student) if has_graph(student) else []
+    for number, limit in enumerate(limits):
+        tensor = student.inputs[number]
+        if limit is not None and keras.backend.is_float_dtype(tensor.dtype):
+            raise ValueError(
+                "Floats that are ids of an Embedding can't become integers of "
+                f"8 bits. Received: integer_io=True, input '{tensor.name}' of "
+                f"{tensor.dtype}. Begin the student with `keras.Input(..., "
+                "dtype='int32')`, which stays as it is."
+            )

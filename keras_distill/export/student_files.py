@@ -26,8 +26,8 @@ from keras_distill.export.quantized_file import (
     quantize_file,
 )
 from keras_distill.export.schemes import Quantization
-from keras_distill.export.signature import TensorInfo
-from keras_distill.model_graphs import has_graph, id_limits, layers_of
+from keras_distill.export.signature import TensorInfo, require_whole_ids
+from keras_distill.model_graphs import layers_of
 
 
 @dataclasses.dataclass
@@ -88,7 +88,7 @@ class StudentFiles:
         """The float32 file that a scheme starts from, made once."""
         static = quantization.details.kind == "static"
         if quantization.integer_io:
-            _require_whole_ids(self.student)
+            require_whole_ids(self.student)
         if not trained_ranges.is_trained(self.student):
             _require_data(quantization, self.examples)
         else:
@@ -178,19 +178,6 @@ def _tensors(
         [with_details(info, ins[info.name]) for info in inputs],
         [with_details(info, outs[info.name]) for info in outputs],
     )
-
-
-def _require_whole_ids(student: keras.Model) -> None:
-    limits = id_limits(student) if has_graph(student) else []
-    for number, limit in enumerate(limits):
-        tensor = student.inputs[number]
-        if limit is not None and keras.backend.is_float_dtype(tensor.dtype):
-            raise ValueError(
-                "Floats that are ids of an Embedding can't become integers of "
-                f"8 bits. Received: integer_io=True, input '{tensor.name}' of "
-                f"{tensor.dtype}. Begin the student with `keras.Input(..., "
-                "dtype='int32')`, which stays as it is."
-            )
 
 
 def _require_data(

@@ -216,7 +216,8 @@ def verify_litert(
             one-hot rows, or rows in which several classes are 1, each of which
             is a decision of its own; in the structure of the student's outputs,
             with -1 for none. Of other targets, such as a quantity, there is no
-            accuracy.
+            accuracy. Examples count alike: sample weights that differ are an
+            error.
         budget: What the file must not exceed.
         threshold: Above what a value says yes, where it is a decision of its
             own. None is 0.5 after a sigmoid and 0 after a linear layer; a

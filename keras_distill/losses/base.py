@@ -591,7 +591,7 @@ def align_weights(
 
 def refuse_one_class(student_shape: Shape) -> None:
     """Raise where a softmax has a single logit."""
-    if student_shape[-1] == 1:
+    if len(student_shape) < 2 or student_shape[-1] == 1:
         raise ValueError(
             "The softmax of a single logit is always 1, so there is nothing "
             f"to learn from it. Received: logits of shape {student_shape}. Use "

@@ -99,6 +99,10 @@ def test_labels_of_each_kind():
     one_hot[1] = -1
     found = class_numbers("y", one_hot, FIVE, None)
     np.testing.assert_array_equal(found, [4, -1, 1, 2])
+    # Several labels of an example, of which some aren't known.
+    partly = np.array([[0, 1, 0, 0, 0], [1, -1, 0, 1, 0]])
+    assert class_numbers("y", partly, FIVE[:2], None) is None
+    assert class_numbers("y", np.full((4, 5), -1), FIVE, None) is None
     pixels = np.zeros((2, 3, 3, 5))
     labels = np.ones((2, 3, 3, 1), "int64")
     assert class_numbers("y", labels, pixels, None).shape == (2, 3, 3)

@@ -84,17 +84,25 @@ def test_several_inputs_with_and_without_labels():
 
 
 def test_weights_are_told_from_labels():
-    assert read_examples((X, Y, np.ones(10)), *ONE).weighted
-    assert read_examples([(X[:4], Y[:4]), (X, Y, Y)], *ONE).weighted
-    assert not read_examples((X, Y), *ONE).weighted
-    assert not read_examples((X, Y, None), *ONE).weighted
+    assert read_examples((X, Y, Y), *ONE).weighted
+    parts = [(X, Y, np.ones(10)), (X, Y, np.full(10, 2.0))]
+    assert read_examples(parts, *ONE).weighted
+    for alike in ((X, Y), (X, Y, None), (X, Y, np.ones(10)), parts[:1]):
+        assert not read_examples(alike, *ONE).weighted
 
 
 def test_inputs_in_the_structure_that_keras_makes_of_them():
     inputs = (TensorInfo("a", (None, 2), "float32"),)
     a, b = np.ones((4, 2), "float32"), np.zeros((4, 3), "int32")
     # `keras.Model([a], outputs)` takes an array, and a Sequential `[array]`.
-    for names, data in ((["a"], a), (["a"], (a, Y[:4])), ("a", ([a], Y[:4]))):
+    for names, data in (
+        (["a"], a),
+        (["a"], (a, Y[:4])),
+        ("a", ([a], Y[:4])),
+        ("a", ((a,), Y[:4])),
+        ("a", ({"a": a}, Y[:4])),
+        ("a", {"a": a}),
+    ):
         examples = read_examples(data, names, inputs)
         np.testing.assert_array_equal(examples.arrays["a"], a)
         assert isinstance(examples.x, list) == isinstance(names, list)

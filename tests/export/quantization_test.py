@@ -19,6 +19,7 @@ from keras_distill.export import (
 )
 from keras_distill.export.quantized_file import operations_by_layer, snr_db
 from keras_distill.export.schemes import SCHEMES, as_quantization
+from keras_distill.model_graphs import id_limits
 
 layers = keras.layers
 # What comes after the float32 file is the same on each backend.
@@ -498,6 +499,32 @@ def test_words_may_come_as_floats(scheme, tmp_path):
         kd.export_litert(
             student, tmp_path / "i.tflite", whole, calibration_data=x
         )
+
+
+# What a mask is passed to needn't do anything with it.
+@pytest.mark.filterwarnings("ignore:Layer 'functional")
+def test_ids_are_found_wherever_a_table_reads_them():
+    def table(size=50, **arguments):
+        return layers.Embedding(size, 4, **arguments)
+
+    first, second = keras.Input((6,)), keras.Input((6,))
+    shared = table(mask_zero=True)
+    both = keras.Model([first, second], [shared(first), shared(second)])
+    assert id_limits(both) == [50, 50]
+    # Masks are computed of the ids, too.
+    more = [table()(first), table(20, mask_zero=True)(first), second]
+    assert id_limits(keras.Model([first, second], more)) == [20, None]
+    cast = table()(keras.ops.cast(first, "int32"))
+    assert id_limits(keras.Model(first, cast)) == [50]
+    mask = keras.Input((6,), dtype="bool")
+    inner = keras.Model(first, layers.GlobalMaxPooling1D()(table()(first)))
+    outer = keras.Model([second, mask], inner(second, mask=mask))
+    assert id_limits(outer) == [50, None]
+    ready = kd.quantization_aware(
+        keras.Model(first, layers.Dense(2)(cast)), "dynamic_int8"
+    )
+    assert id_limits(ready) == [50]
+    assert id_limits(keras.Model(first, layers.Dense(2)(first))) == [None]
 
 
 def test_equalisation_stops_at_an_activation_that_pooling_has(tmp_path):
