@@ -127,6 +127,7 @@ def _recipe(
         if not quantization.integer_io:
             for name in (names.INPUT, names.OUTPUT):
                 _keep(manager, ".*", name)
+            kept = [*kept, *_comparisons(model)]
     if details.block and (blockwise := _blockwise(model, details.block)):
         manager.add_dynamic_config(
             _pattern(blockwise),
@@ -137,6 +138,18 @@ def _recipe(
     if kept:
         _keep(manager, _pattern(kept), names.ALL_SUPPORTED)
     return manager.get_quantization_recipe()
+
+
+def _comparisons(model: bytes) -> list[Operation]:
+    """Those of inputs, such as of ids with 0, which rounding would change."""
+    graph = read_model(model).subgraphs[0]
+    inputs = {graph.tensors[number].name.decode() for number in graph.inputs}
+    return [
+        operation
+        for operation in operations(model)
+        if operation.name in ("EQUAL", "NOT_EQUAL")
+        and not inputs.isdisjoint(operation.inputs)
+    ]
 
 
 def _keep(manager: Any, pattern: str, name: Any) -> None:

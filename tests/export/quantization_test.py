@@ -501,6 +501,27 @@ def test_words_may_come_as_floats(scheme, tmp_path):
         )
 
 
+def test_a_mask_of_ids_that_come_as_floats_is_exact(tmp_path):
+    keras.utils.set_random_seed(0)
+    words = keras.Input((6,), name="words")
+    x = layers.Embedding(5000, 8, mask_zero=True)(words)
+    x = layers.GlobalAveragePooling1D()(x)
+    student = keras.Model(words, layers.Dense(3)(x))
+    random = np.random.default_rng(0)
+    # A step of the ids' own range would be twenty of them.
+    small = random.integers(0, 9, (64, 6)).astype("float32")
+    many = random.integers(0, 5000, (64, 6)).astype("float32")
+    artifact = kd.export_litert(
+        student,
+        tmp_path / "s.tflite",
+        "int8",
+        calibration_data=np.concatenate([small, many]),
+    )
+    expected = student.predict(small, verbose=0)
+    difference = artifact.predict(small) - expected
+    assert np.abs(difference).max() < 0.03 * np.ptp(expected)
+
+
 # What a mask is passed to needn't do anything with it.
 @pytest.mark.filterwarnings("ignore:Layer 'functional")
 def test_ids_are_found_wherever_a_table_reads_them():
