@@ -365,8 +365,7 @@ def test_says_what_is_wrong():
 
 def test_refuses_a_file_of_another_scheme(tmp_path):
     ready = kd.quantization_aware(cnn(), "dynamic_int8")
-    others = [kd.Quantization("dynamic_int4"), "float32", "int8"]
-    for quantization in others:
+    for quantization in ("float32", "int8", kd.Quantization("dynamic_int4")):
         with pytest.raises(
             ValueError, match="Pass quantization='dynamic_int8'"
         ):
@@ -529,9 +528,12 @@ def test_what_was_adapted_stays_so():
     student = keras.Sequential([keras.Input((2,)), norm, layers.Dense(3)])
     x = np.float32([[1.0, 20.0], [2.0, 40.0]])
     ready = kd.quantization_aware(student, "dynamic_int8")
-    np.testing.assert_allclose(
-        ready.predict(x, verbose=0), student.predict(x, verbose=0), atol=0.02
-    )
+    difference = ready.predict(x, verbose=0) - student.predict(x, verbose=0)
+    # Each weight is off by half a step at most.
+    step = np.abs(values([student.layers[-1].kernel])[0]).max(0) / 127
+    scaled = np.float32([[0.0, 0.0], [1.0, 2.0]])
+    largest = np.abs(scaled).sum(-1, keepdims=True) * step / 2
+    assert np.all(np.abs(difference) <= largest + 1e-6)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic_int8", "int8"])
@@ -553,6 +555,7 @@ def test_regularizers_of_outputs_are_kept(scheme):
         model.compile("sgd", lambda _, y: 0 * y)
         penalties.append(model.test_on_batch(x, np.zeros((16, 3))))
     assert penalties[0] > 0.01
+    # But for what eight bits change: counted twice, or not at all, is far more.
     assert penalties[1] == pytest.approx(penalties[0], rel=0.05)
 
 

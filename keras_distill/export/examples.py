@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,8 +15,6 @@ from keras_distill.model_graphs import has_graph, id_limits, layers_of
 
 # More arrays than these of a list say nothing new in a message.
 _SHOWN = 3
-# As `tf.data.INFINITE_CARDINALITY`, without TensorFlow.
-_INFINITE = -1
 
 
 class Examples(NamedTuple):
@@ -234,8 +233,11 @@ def _iterate(data: Any) -> Iterator[Any]:
 
 def _require_end(data: Any) -> Any:
     """Refuse a `tf.data.Dataset` that repeats for ever."""
-    cardinality = getattr(data, "cardinality", None)
-    if callable(cardinality) and int(cardinality()) == _INFINITE:
+    # Whoever has made one has imported TensorFlow; nobody else needs it here.
+    tf = sys.modules.get("tensorflow")
+    if tf is None or not isinstance(data, tf.data.Dataset):
+        return data
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
             "A data set without an end can't be run through. Received: "
             f"{type(data).__name__} that repeats for ever. Pass "

@@ -53,12 +53,10 @@ def random_batch(
         if isinstance(layer, keras.layers.Embedding)
     ]
     limits: list[int | None] = [None] * len(inputs)
-    if sizes and has_graph(student):
+    if has_graph(student):
         limits = id_limits(student)
     return {
-        info.name: _random(random, info, scale, sizes)
-        if limit is None
-        else _ids(random, info, limit)
+        info.name: _random(random, info, scale, sizes, limit)
         for info, limit in zip(inputs, limits, strict=True)
     }
 
@@ -68,9 +66,12 @@ def _random(
     info: TensorInfo,
     scale: int,
     sizes: list[int],
+    limit: int | None,
 ) -> np.ndarray:
     batch, *example = (size or 1 for size in info.shape)
     shape = (_BATCHES * batch, *example)
+    if limit is not None:
+        return random.integers(0, limit, shape).astype(info.dtype)
     if info.dtype == "float32":
         values = random.standard_normal(shape, "float32")
         # Half the examples are like images, and have a logarithm.
@@ -79,14 +80,6 @@ def _random(
     # Which Embedding an input goes to is unknown: ids that all of them have.
     # Without one the integers are pixels, or flags of some kind.
     limit = min(sizes, default=256 if info.dtype == "uint8" else 2)
-    return random.integers(0, limit, shape).astype(info.dtype)
-
-
-def _ids(
-    random: np.random.Generator, info: TensorInfo, limit: int
-) -> np.ndarray:
-    batch, *example = (size or 1 for size in info.shape)
-    shape = (_BATCHES * batch, *example)
     return random.integers(0, limit, shape).astype(info.dtype)
 
 

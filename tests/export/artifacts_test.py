@@ -9,7 +9,7 @@ import pytest
 from support import only_on
 
 import keras_distill as kd
-from keras_distill.export import OperationTime
+from keras_distill.export import OperationTime, measure
 
 layers = keras.layers
 # What comes after the float32 file is the same on each backend.
@@ -30,6 +30,16 @@ def student():
 def artifact(student, tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / "student.tflite"
     return kd.export_litert(student, path, "int8", calibration_data=X)
+
+
+def test_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
+    def status(key):
+        raise FileNotFoundError("/proc/self/status")
+
+    monkeypatch.setattr(measure, "_status", status)
+    with measure._peak_memory() as grown:
+        pass
+    assert grown == []
 
 
 def test_prints_in_a_few_lines(artifact, student, tmp_path):
